@@ -1,0 +1,159 @@
+"""Settings, read from the environment and from ``.env``. ``.env.example`` lists every one."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+GOOGLE_BASE_URL = "https://generativelanguage.googleapis.com"
+GATEWAY_BASE_URL = "https://api.nanobanana.pro"
+#: What a driver sends as its key when it speaks to the simulator.
+SIMULATOR_KEY = "simulator"
+#: Passwords that stand in examples; production refuses them.
+_DEVELOPMENT_PASSWORDS = {"", "plantain", "postgres", "password", "changeme", "change-me", "secret"}
+
+
+class Environment(StrEnum):
+    DEVELOPMENT = "development"
+    TEST = "test"
+    PRODUCTION = "production"
+
+
+class Settings(BaseSettings):
+    """One object for every process; times are seconds, sizes are bytes.
+
+    Raises:
+        pydantic.ValidationError: a value is malformed, or a development secret stands in production.
+    """
+
+    # An empty variable counts as unset: compose passes unset ones on as "".
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True)
+
+    environment: Environment = Environment.DEVELOPMENT
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+
+    # PostgreSQL and Redis (or Valkey). Values may hold passwords: they are never shown.
+    database_url: SecretStr
+    redis_url: SecretStr
+    database_pool_size: Annotated[int, Field(ge=1, le=200)] = 10
+    database_connect_timeout: Annotated[float, Field(gt=0)] = 3
+    #: Upper bound of every statement; a hung disk must not hang a request for ever.
+    database_statement_timeout: Annotated[float, Field(gt=0)] = 10
+
+    # The API.
+    api_host: str = "127.0.0.1"
+    api_port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    api_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    #: Public address, used for the URLs in answers where a proxy stands in front.
+    public_url: str | None = None
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 30_000_000
+    max_prompt_chars: Annotated[int, Field(ge=1)] = 1_000_000
+    #: How long a submit waits for the broker before it answers without it.
+    publish_timeout: Annotated[float, Field(gt=0)] = 1.0
+
+    # Workers.
+    worker_name: str | None = None
+    worker_concurrency: Annotated[int, Field(ge=1, le=2000)] = 100
+    #: Comma-separated queue names; empty means all.
+    worker_queues: str = ""
+    #: A file whose time of change says that the process is well.
+    heartbeat_file: Path | None = None
+    lease_seconds: Annotated[float, Field(ge=1)] = 30
+    lease_renew_seconds: Annotated[float, Field(gt=0)] = 5
+
+    # Jobs.
+    job_timeout: Annotated[float, Field(ge=1, le=3600)] = 300
+    job_max_attempts: Annotated[int, Field(ge=1, le=20)] = 5
+    retry_base_seconds: Annotated[float, Field(gt=0)] = 2
+    retry_cap_seconds: Annotated[float, Field(gt=0)] = 300
+    #: A queued job whose message was not taken for this long is published again.
+    republish_after_seconds: Annotated[float, Field(gt=0)] = 15
+
+    # Gemini (text).
+    gemini_sdk: Literal["google-genai", "google-generativeai"] = "google-genai"
+    gemini_api_key: SecretStr | None = None
+    gemini_base_url: str = GOOGLE_BASE_URL
+
+    # Nano Banana (images): Google's REST form, or a gateway's.
+    nano_banana_api: Literal["google", "gateway"] = "google"
+    nano_banana_api_key: SecretStr | None = None
+    nano_banana_base_url: str | None = None
+    nano_banana_gateway_path: str = "/visualize"
+    nano_banana_gateway_auth_header: str = "Authorization"
+    nano_banana_gateway_auth_scheme: str = "Bearer"
+    #: Comma-separated hosts that a gateway's result URLs may name, besides the gateway itself.
+    nano_banana_gateway_result_hosts: str = ""
+
+    # The simulator answers for every provider without a key.
+    simulator_url: str | None = None
+    allow_simulator: bool = False
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql(cls, url: SecretStr) -> SecretStr:
+        scheme = urlsplit(url.get_secret_value()).scheme
+        if scheme not in {"postgresql", "postgres", "postgresql+psycopg"}:
+            raise ValueError("must start with postgresql://, such as postgresql://user:password@host:5432/plantain")
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, url: SecretStr) -> SecretStr:
+        if urlsplit(url.get_secret_value()).scheme not in {"redis", "rediss"}:
+            raise ValueError("must start with redis:// or rediss://, such as redis://:password@host:6379/0")
+        return url
+
+    @field_validator("simulator_url", "gemini_base_url", "nano_banana_base_url", "public_url")
+    @classmethod
+    def _http(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("must be an http:// or https:// address")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _lease_outlives_renewals(self) -> Settings:
+        if self.lease_seconds < 2 * self.lease_renew_seconds:
+            raise ValueError("LEASE_SECONDS must be at least twice LEASE_RENEW_SECONDS")
+        return self
+
+    @model_validator(mode="after")
+    def _no_development_secrets_in_production(self) -> Settings:
+        if self.environment is not Environment.PRODUCTION:
+            return self
+        for name, url in (("DATABASE_URL", self.database_url), ("REDIS_URL", self.redis_url)):
+            if (urlsplit(url.get_secret_value()).password or "") in _DEVELOPMENT_PASSWORDS:
+                raise ValueError(f"{name} has no password or one from the examples: set a secret one")
+        if self.simulator_url and not self.allow_simulator:
+            raise ValueError(
+                "SIMULATOR_URL is set in production, where answers must come from models: unset it and set "
+                "GEMINI_API_KEY, or set ALLOW_SIMULATOR=true if this really is a rehearsal"
+            )
+        if not self.simulator_url and not self.gemini_api_key:
+            raise ValueError("GEMINI_API_KEY is missing: every text job would fail")
+        return self
+
+    @property
+    def in_production(self) -> bool:
+        return self.environment is Environment.PRODUCTION
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database's address with the driver that we use named in it; holds the password."""
+        _, _, rest = self.database_url.get_secret_value().partition("://")
+        return f"postgresql+psycopg://{rest}"
+
+
+@cache
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()  # type: ignore[call-arg]
