@@ -1,0 +1,65 @@
+"""The engine: one pool of PostgreSQL connections a process and event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import orjson
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from shared.config import Settings
+
+
+class Database:
+    """Hands out transactions; code inside never commits, the end of the block does."""
+
+    def __init__(self, settings: Settings, *, application: str = "plantain") -> None:
+        milliseconds = int(settings.database_statement_timeout * 1000)
+        self.engine: AsyncEngine = create_async_engine(
+            settings.sqlalchemy_url,
+            pool_size=settings.database_pool_size,
+            max_overflow=0,
+            # Waiting longer than a connect takes means that the database is away or overloaded.
+            pool_timeout=settings.database_connect_timeout,
+            # A connection that died with a restart is replaced instead of failing the first request.
+            pool_pre_ping=True,
+            hide_parameters=True,  # prompts never reach a log through an error's text
+            json_serializer=lambda value: orjson.dumps(value).decode(),
+            json_deserializer=orjson.loads,
+            connect_args={
+                "connect_timeout": max(2, round(settings.database_connect_timeout)),
+                "application_name": application,
+                "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"
+                " -c timezone=UTC",
+                # A peer that vanished without a word is noticed within about ten seconds.
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 10000,
+            },
+        )
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """One connection and one transaction: committed at the end, rolled back on an error."""
+        async with self.engine.begin() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether an error says that the database is away, so that trying again later is right."""
+    if isinstance(error, PoolTimeout | ConnectionError | TimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:  # the connection failed before the server could answer
+        return type(error.orig).__name__ in {"OperationalError", "InterfaceError", "ConnectionTimeout"}
+    # 08 connection, 53 out of resources, 57 shut down or cancelled, 25006 read-only, 58 disk, 55P03 lock timeout
+    return state[:2] in {"08", "53", "57", "58"} or state in {"25006", "55P03"}

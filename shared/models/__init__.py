@@ -1,0 +1,9 @@
+"""Every table, so that metadata is complete wherever one of them is imported."""
+
+from shared.models.access import ApiKey, Project
+from shared.models.artifacts import Artifact, ArtifactBytes
+from shared.models.base import Base
+from shared.models.jobs import Attempt, Job, JobEvent
+from shared.models.workers import Worker
+
+__all__ = ["ApiKey", "Artifact", "ArtifactBytes", "Attempt", "Base", "Job", "JobEvent", "Project", "Worker"]
