@@ -1,0 +1,1 @@
+"""What a developer runs: each executable here prepares its own Python environment first."""
