@@ -100,7 +100,9 @@ class Settings(BaseSettings):
     def _postgresql(cls, url: SecretStr) -> SecretStr:
         scheme = urlsplit(url.get_secret_value()).scheme
         if scheme not in {"postgresql", "postgres", "postgresql+psycopg"}:
-            raise ValueError("must start with postgresql://, such as postgresql://user:password@host:5432/plantain")
+            raise ValueError(
+                "must start with postgresql://, such as postgresql://user:password@host:5432/plantain"
+            )
         return url
 
     @field_validator("redis_url")

@@ -31,7 +31,9 @@ class ApiKey(Base):
     __tablename__ = "api_keys"
     __table_args__ = (
         CheckConstraint("octet_length(secret_hash) = 32", name="secret_hash_is_sha256"),
-        CheckConstraint(f"scopes <@ ARRAY[{', '.join(repr(s) for s in SCOPES)}]::text[]", name="scopes_known"),
+        CheckConstraint(
+            f"scopes <@ ARRAY[{', '.join(repr(s) for s in SCOPES)}]::text[]", name="scopes_known"
+        ),
         CheckConstraint("cardinality(scopes) > 0", name="scopes_not_empty"),
         Index("ix_api_keys_project_id", "project_id"),
     )

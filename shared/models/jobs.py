@@ -31,7 +31,13 @@ FINAL_STATES = ("succeeded", "failed", "cancelled", "expired")
 OUTCOMES = ("succeeded", "failed", "cancelled", "lost", "unknown")
 PRIORITIES = ("interactive", "standard", "batch")
 #: Reasons that are stored; ``in_queue`` and ``no_workers`` are worked out when a job is read.
-STORED_WAITING_REASONS = ("scheduled", "retry_backoff", "rate_limited", "provider_unavailable", "project_limit")
+STORED_WAITING_REASONS = (
+    "scheduled",
+    "retry_backoff",
+    "rate_limited",
+    "provider_unavailable",
+    "project_limit",
+)
 
 
 class Job(Base):
