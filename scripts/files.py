@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-class Locked(Exception):
+class LockedError(Exception):
     """Somebody else holds the lock file."""
 
 
@@ -47,7 +47,7 @@ def secret(path: Path, make: Callable[[], str] = lambda: secrets.token_urlsafe(2
 def lock(path: Path, wait: float = 0) -> int:
     """Lock the file and return its descriptor; closing that (or the end of its last process) frees the lock.
 
-    Raises `Locked` when another process still has it after `wait` seconds.
+    Raises `LockedError` when another process still has it after `wait` seconds.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + wait
@@ -58,7 +58,7 @@ def lock(path: Path, wait: float = 0) -> int:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 os.close(descriptor)
-                raise Locked(str(path)) from None
+                raise LockedError(str(path)) from None
             time.sleep(0.02)
         except OSError:
             os.close(descriptor)

@@ -102,10 +102,8 @@ class EmbeddedPostgres(EmbeddedServer):
         files.write_private(beside / "password", self.password + "\n")
         cluster = beside / "cluster"
         self._give(beside)
-        self._run(
-            ["initdb", "-D", str(cluster), "-U", USER, "-A", "scram-sha-256", "-E", "UTF8"]
-            + [f"--locale={_locale()}", f"--pwfile={beside / 'password'}"]
-        )
+        wanted = ["-U", USER, "-A", "scram-sha-256", "-E", "UTF8", f"--locale={_locale()}"]
+        self._run(["initdb", "-D", str(cluster), *wanted, f"--pwfile={beside / 'password'}"])
         self._run(
             ["postgres", "--single", "-D", str(cluster), "postgres"],
             b"CREATE DATABASE " + DATABASE.encode() + b"\n",
@@ -146,7 +144,7 @@ class EmbeddedPostgres(EmbeddedServer):
             return
         for folder, _, names in os.walk(path):
             for name in [".", *names]:
-                os.chown(os.path.join(folder, name), owner, owner, follow_symlinks=False)
+                os.chown(Path(folder, name), owner, owner, follow_symlinks=False)
 
 
 @functools.cache

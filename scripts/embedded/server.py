@@ -139,24 +139,26 @@ class EmbeddedServer(ABC):
                 raise self._failure(f"exited with code {code} instead of starting on port {port}")
 
     def _wait_until_it_answers(self, started: subprocess.Popen[bytes], port: int) -> bool:
+        """Whether it does; False when it ended instead."""
         deadline = time.monotonic() + START_SECONDS
         try:
-            while started.poll() is None:
+            while started.poll() is None and time.monotonic() < deadline:
                 if self._answers(port):
                     return True
-                if time.monotonic() >= deadline:
-                    raise self._failure(f"did not answer on port {port} within {START_SECONDS:.0f} s")
                 time.sleep(0.01)
         except BaseException:
             process.kill_group(started)  # also on Ctrl-C
             raise
+        if started.poll() is None:
+            process.kill_group(started)
+            raise self._failure(f"did not answer on port {port} within {START_SECONDS:.0f} s")
         return False
 
     def _lock(self) -> int:
         path = self.folder / f"{self.name}.lock"
         try:
             return files.lock(path, LOCK_SECONDS)
-        except files.Locked:
+        except files.LockedError:
             raise EmbeddedError(
                 f"another {self.name} is running on {self.data} (it holds {path}). "
                 "Stop the program that started it, or use another data folder."
