@@ -158,4 +158,4 @@ class Settings(BaseSettings):
 @cache
 def get_settings() -> Settings:
     """The process's settings, read once."""
-    return Settings()  # type: ignore[call-arg]
+    return Settings()

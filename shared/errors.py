@@ -17,9 +17,13 @@ AppError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +148,20 @@ class Unavailable(AppError):
     """Something this service needs is away; trying again is right."""
 
     status, title, default_code = 503, "Temporarily unavailable", "unavailable"
+
+
+def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
+    """What pydantic found wrong, with JSON pointers below a prefix."""
+    return [_field_error(part, prefix) for part in error.errors(include_url=False, include_input=False)]
+
+
+def _field_error(part: ErrorDetails, prefix: str) -> FieldError:
+    pointer = prefix + "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in part["loc"])
+    message = part["msg"].removeprefix("Value error, ")
+    expected = part.get("ctx", {}).get("expected")
+    if part["type"] == "extra_forbidden":
+        message = "is not a field here; look for a misspelling"
+    if part["type"] == "missing":
+        message = "is required"
+    allowed = re.findall(r"'([^']*)'", expected) if isinstance(expected, str) else None
+    return FieldError(pointer, part["type"], message, allowed or None)

@@ -37,8 +37,9 @@ class Artifact(Base):
     media_type: Mapped[str] = mapped_column(Text)
     byte_size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[bytes] = mapped_column(LargeBinary)
-    width: Mapped[int]
-    height: Mapped[int]
+    #: None where the format is one that we do not read (HEIC).
+    width: Mapped[int | None]
+    height: Mapped[int | None]
     created_at: Mapped[CreatedAt]
 
 

@@ -1,0 +1,1 @@
+"""The HTTP API: thin, asynchronous, without a provider SDK."""

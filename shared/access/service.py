@@ -1,0 +1,112 @@
+"""Making, checking and revoking API keys."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from shared.access import keys, queries
+from shared.db import Database
+from shared.errors import Unauthenticated
+from shared.models.access import SCOPES
+
+#: How long a key that was found valid is believed without asking the database again; a revoked key
+#: works for at most this long.
+CACHE_SECONDS = 5.0
+_CACHE_SIZE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: a key, and the project that it speaks for."""
+
+    project_id: UUID
+    key_prefix: str
+    scopes: frozenset[str]
+
+
+async def create(
+    database: Database,
+    *,
+    project: str,
+    name: str,
+    scopes: Sequence[str] = SCOPES,
+    expires_at: datetime | None = None,
+    key: str | None = None,
+) -> str:
+    """Makes a key (and its project) and answers it: the only time that it can be seen.
+
+    Args:
+        key: a key of the right form to register instead of a fresh one; registering it again is fine.
+
+    Raises:
+        ValueError: the given key has not the form, or its prefix belongs to another key.
+    """
+    value = key or keys.new_key()
+    prefix = keys.prefix_of(value)
+    if prefix is None:
+        raise ValueError("a key has the form pln_<8 characters>_<43 characters>")
+    async with database.transaction() as db:
+        project_id = await queries.project(db, project)
+        fresh = await queries.insert_key(
+            db,
+            project_id,
+            name=name,
+            prefix=prefix,
+            secret_hash=keys.hash_of(value),
+            scopes=scopes,
+            expires_at=expires_at,
+        )
+        found = None if fresh else await queries.find_key(db, prefix)
+    if found is not None and not hmac.compare_digest(found.secret_hash, keys.hash_of(value)):
+        raise ValueError(f"the prefix {prefix} belongs to another key")
+    return value
+
+
+class Authenticator:
+    """Checks keys, remembering valid ones for ``CACHE_SECONDS``. One a process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        #: By the key's hash, so that no key lies in memory for long.
+        self._valid: dict[bytes, tuple[float, Caller]] = {}
+
+    async def authenticate(self, key: str) -> Caller:
+        """The caller that a key stands for.
+
+        Raises:
+            Unauthenticated: unknown, revoked or expired; the message says which only to who has the secret.
+        """
+        prefix = keys.prefix_of(key)
+        if prefix is None:
+            raise Unauthenticated(
+                "This is not an API key: a key has the form pln_<8 characters>_<43 characters>. "
+                "Make one with scripts/keys create.",
+                code="invalid_api_key",
+            )
+        digest = keys.hash_of(key)
+        known = self._valid.get(digest)
+        if known and known[0] > time.monotonic():
+            return known[1]
+        caller = await self._look_up(prefix, digest)
+        if len(self._valid) >= _CACHE_SIZE:
+            self._valid.clear()
+        self._valid[digest] = (time.monotonic() + CACHE_SECONDS, caller)
+        return caller
+
+    async def _look_up(self, prefix: str, digest: bytes) -> Caller:
+        async with self._database.transaction() as db:
+            found = await queries.find_key(db, prefix)
+        if found is None or not hmac.compare_digest(found.secret_hash, digest):
+            raise Unauthenticated(
+                "No such API key. scripts/keys list shows those that exist.", code="invalid_api_key"
+            )
+        if found.revoked_at is not None:
+            raise Unauthenticated(f"The API key {prefix} was revoked.", code="revoked_api_key")
+        if found.expired:
+            raise Unauthenticated(f"The API key {prefix} has expired.", code="expired_api_key")
+        return Caller(found.project_id, prefix, frozenset(found.scopes))

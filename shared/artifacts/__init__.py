@@ -1,0 +1,1 @@
+"""Pictures that jobs take in and give out."""

@@ -1,0 +1,67 @@
+"""The SQL of artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared import storage
+
+_INSERT = text("""
+    INSERT INTO artifacts (id, project_id, job_id, role, position, media_type, byte_size, sha256, width, height)
+    VALUES (:id, :project_id, :job_id, :role, :position, :media_type, :byte_size, :sha256, :width, :height)
+""")
+_FIND = text("SELECT * FROM artifacts WHERE id = :id AND project_id = :project_id")
+_INPUTS = text("""
+    SELECT id, media_type, width, height FROM artifacts WHERE job_id = :job_id AND role = 'input' ORDER BY position
+""")
+
+
+async def insert(
+    db: AsyncConnection,
+    *,
+    artifact_id: UUID,
+    project_id: UUID,
+    job_id: UUID,
+    role: str,
+    position: int,
+    media_type: str,
+    data: bytes,
+    digest: bytes,
+    width: int | None,
+    height: int | None,
+) -> None:
+    """Writes one artifact and its bytes; they come and go with the transaction."""
+    await db.execute(
+        _INSERT,
+        {
+            "id": artifact_id,
+            "project_id": project_id,
+            "job_id": job_id,
+            "role": role,
+            "position": position,
+            "media_type": media_type,
+            "byte_size": len(data),
+            "sha256": digest,
+            "width": width,
+            "height": height,
+        },
+    )
+    await storage.write(db, artifact_id, project_id, data)
+
+
+async def find(db: AsyncConnection, project_id: UUID, artifact_id: UUID) -> Row[Any] | None:
+    return (await db.execute(_FIND, {"id": artifact_id, "project_id": project_id})).one_or_none()
+
+
+async def inputs(db: AsyncConnection, job_id: UUID) -> Sequence[Row[Any]]:
+    return (await db.execute(_INPUTS, {"job_id": job_id})).all()
+
+
+def digest_of(data: bytes) -> bytes:
+    return sha256(data).digest()

@@ -1,0 +1,103 @@
+"""Many calls, one statement.
+
+While a batch is under way, the calls that arrive are collected; the next batch carries them all.
+There is no timer: a lone call starts at once and waits for nothing. Under load, one statement,
+one commit and one round trip serve many callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from shared.errors import Unavailable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Coalescer(Generic[Item, Result]):
+    """Calls ``run(items)`` with everything that has gathered; answers each caller with its own result.
+
+    ``run`` returns one result per item, in order; an exception in the place of a result is raised
+    for that item alone. When a whole batch fails and ``is_shared_fault`` says that the fault lies
+    outside the items (the database is away), every caller gets it; otherwise each item is run by
+    itself, so that one bad item fails alone.
+
+    Args:
+        run: does the work of one batch.
+        max_batch: items in one batch at most.
+        lanes: batches under way at once at most.
+        max_waiting: callers that may wait; beyond it ``Unavailable`` is raised at once.
+        is_shared_fault: tells a fault of the outside from a fault of an item.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]],
+        *,
+        max_batch: int = 200,
+        lanes: int = 1,
+        max_waiting: int = 20_000,
+        is_shared_fault: Callable[[BaseException], bool] = lambda _: False,
+    ) -> None:
+        self._run = run
+        self._max_batch = max_batch
+        self._lanes = lanes
+        self._max_waiting = max_waiting
+        self._is_shared_fault = is_shared_fault
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, item: Item) -> Result:
+        """Waits for the item's own result.
+
+        Raises:
+            Unavailable: too many callers wait already.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            raise Unavailable("Too many requests are waiting; try again in a moment.", retry_after=1)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if len(self._running) < self._lanes:
+            task = asyncio.create_task(self._drain())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return await future
+
+    async def _drain(self) -> None:
+        while self._waiting:
+            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
+            # A caller that has gone needs no work done.
+            batch = [(item, future) for item, future in taken if not future.done()]
+            if batch:
+                await self._run_batch(batch)
+
+    async def _run_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._run([item for item, _ in batch])
+        except BaseException as error:
+            if len(batch) == 1 or self._is_shared_fault(error) or isinstance(error, asyncio.CancelledError):
+                for _, future in batch:
+                    _settle(future, error)
+                if not isinstance(error, Exception):
+                    raise
+                return
+            for pair in batch:
+                await self._run_batch([pair])
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            _settle(future, result)
+
+
+def _settle(future: asyncio.Future[Result], result: Result | BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(result, asyncio.CancelledError):
+        future.cancel()
+    elif isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

@@ -1,0 +1,374 @@
+"""The SQL of a job's life: one function per transition, each a guarded statement over many jobs.
+
+What all of them keep to:
+- Rows are locked in order of id, so that two batches never wait for each other in a circle.
+- The guard (state, attempt, time) stands in the statement, so whoever comes second changes nothing.
+- Time is the database's clock; no worker's clock decides anything.
+- Every transition appends one event and raises ``version`` with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+#: What a client sees of a job; without ``input`` and ``result``, which can be large.
+VIEW = """
+    j.id, j.project_id, j.kind, j.model, j.priority, j.queue, j.warnings, j.state, j.version, j.attempt,
+    j.snoozes, j.max_attempts, j.timeout_seconds, j.on_unknown, j.created_at, j.scheduled_at, j.started_at,
+    j.finished_at, j.expires_at, j.cancel_requested_at, j.error, j.provider, j.upstream_model,
+    j.model_version, j.usage, j.cost_usd,
+    CASE WHEN j.state = 'queued' AND j.scheduled_at > now() THEN j.waiting_reason END AS waiting_reason,
+    CASE WHEN j.state = 'queued' AND j.scheduled_at > now() THEN j.scheduled_at END AS waiting_until
+"""
+
+_SUBMIT = text(f"""
+    WITH row AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
+            id uuid, project_id uuid, kind text, model text, priority text, queue text, input jsonb,
+            warnings jsonb, max_attempts smallint, timeout_seconds float8, on_unknown text,
+            scheduled_at timestamptz, expires_at timestamptz)
+    ), j AS (
+        INSERT INTO jobs (id, project_id, kind, model, priority, queue, input, warnings, max_attempts,
+                          timeout_seconds, on_unknown, scheduled_at, expires_at, published_at, waiting_reason)
+        SELECT id, project_id, kind, model, priority, queue, input, warnings, max_attempts, timeout_seconds,
+               on_unknown, coalesce(scheduled_at, now()), expires_at,
+               CASE WHEN scheduled_at > now() THEN NULL ELSE now() END,
+               CASE WHEN scheduled_at > now() THEN 'scheduled' END
+        FROM row
+        RETURNING *
+    ), event AS (
+        INSERT INTO job_events (project_id, job_id, version, type, data)
+        SELECT project_id, id, version, 'job.queued', '{{}}' FROM j
+    )
+    SELECT {VIEW}, j.published_at FROM j
+""")
+
+_GET = text(f"SELECT {VIEW} FROM jobs j WHERE j.id = ANY(CAST(:ids AS uuid[]))")
+
+_CLAIM = text("""
+    WITH j AS (
+        SELECT id FROM jobs
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued' AND scheduled_at <= now()
+          AND (expires_at IS NULL OR expires_at > now()) AND attempt - snoozes < max_attempts
+        ORDER BY id FOR UPDATE
+    ), claimed AS (
+        UPDATE jobs SET state = 'running', attempt = attempt + 1, version = version + 1,
+            started_at = coalesce(started_at, now()), waiting_reason = NULL, published_at = NULL,
+            lease_owner = :worker, deadline_at = now() + make_interval(secs => timeout_seconds + :grace),
+            lease_until = now() + make_interval(secs => least(:lease, timeout_seconds + :grace))
+        FROM j WHERE jobs.id = j.id
+        RETURNING jobs.*
+    ), attempt AS (
+        INSERT INTO attempts (job_id, number, project_id, worker)
+        SELECT id, attempt, project_id, :worker FROM claimed
+    ), event AS (
+        INSERT INTO job_events (project_id, job_id, version, type, data)
+        SELECT project_id, id, version, 'job.running', jsonb_build_object('attempt', attempt) FROM claimed
+    )
+    SELECT id, project_id, kind, model, input, attempt, snoozes, max_attempts, timeout_seconds, on_unknown
+    FROM claimed
+""")
+
+_SENT = text("""
+    WITH call AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(job_id uuid, number int, estimate numeric)
+    ), j AS (
+        SELECT jobs.id, call.number, call.estimate FROM jobs JOIN call ON jobs.id = call.job_id
+        WHERE jobs.state = 'running' AND jobs.attempt = call.number AND jobs.cancel_requested_at IS NULL
+          AND jobs.lease_until > now()
+        ORDER BY jobs.id FOR SHARE OF jobs
+    )
+    UPDATE attempts SET sent_at = clock_timestamp(), estimated_cost_usd = j.estimate
+    FROM j WHERE attempts.job_id = j.id AND attempts.number = j.number AND attempts.outcome IS NULL
+    RETURNING attempts.job_id
+""")
+
+_RENEW = text("""
+    WITH held AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[])) AS r(id, number)
+    ), j AS (
+        SELECT jobs.id FROM jobs JOIN held ON jobs.id = held.id
+        WHERE jobs.state = 'running' AND jobs.attempt = held.number
+        ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+    )
+    UPDATE jobs SET lease_until = greatest(lease_until, least(now() + make_interval(secs => :lease), deadline_at))
+    FROM j WHERE jobs.id = j.id
+    RETURNING jobs.id, jobs.cancel_requested_at IS NOT NULL AS cancel
+""")
+
+_FINISH = text("""
+    WITH row AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
+            job_id uuid, number int, state text, outcome text, counted bool, answered bool, result jsonb,
+            error jsonb, delay float8, waiting_reason text, provider text, upstream_model text,
+            model_version text, upstream_request_id text, usage jsonb, cost numeric, event text, data jsonb)
+    ), locked AS (
+        SELECT jobs.id, jobs.cancel_requested_at FROM jobs JOIN row ON jobs.id = row.job_id
+        WHERE jobs.state = 'running' AND jobs.attempt = row.number
+        ORDER BY jobs.id FOR UPDATE OF jobs
+    ), j AS (
+        -- What would wait for another attempt ends here where a cancel was asked for meanwhile.
+        SELECT row.*,
+            CASE WHEN called_off THEN 'cancelled' ELSE row.state END AS new_state,
+            CASE WHEN called_off THEN 'job.cancelled' ELSE row.event END AS new_event
+        FROM row JOIN locked ON locked.id = row.job_id
+        CROSS JOIN LATERAL (SELECT row.state = 'queued' AND locked.cancel_requested_at IS NOT NULL) AS c(called_off)
+    ), finished AS (
+        UPDATE jobs SET state = j.new_state, version = version + 1, result = j.result, error = j.error,
+            snoozes = snoozes + CASE WHEN j.counted THEN 0 ELSE 1 END,
+            scheduled_at = CASE WHEN j.new_state = 'queued' THEN now() + make_interval(secs => j.delay)
+                                ELSE scheduled_at END,
+            waiting_reason = CASE WHEN j.new_state = 'queued' THEN j.waiting_reason END,
+            finished_at = CASE WHEN j.new_state <> 'queued' THEN now() END,
+            lease_until = NULL, lease_owner = NULL, deadline_at = NULL, published_at = NULL,
+            provider = coalesce(j.provider, jobs.provider),
+            upstream_model = coalesce(j.upstream_model, jobs.upstream_model),
+            model_version = coalesce(j.model_version, jobs.model_version),
+            usage = coalesce(j.usage, jobs.usage), cost_usd = cost_usd + j.cost
+        FROM j WHERE jobs.id = j.job_id
+        RETURNING jobs.id, jobs.project_id, jobs.version, jobs.state, jobs.attempt, jobs.scheduled_at
+    ), attempt AS (
+        UPDATE attempts SET outcome = j.outcome, counted = j.counted, error = j.error,
+            finished_at = now(), answered_at = CASE WHEN j.answered THEN now() END,
+            provider = j.provider, model_version = j.model_version,
+            upstream_request_id = j.upstream_request_id, usage = j.usage, cost_usd = j.cost
+        FROM j WHERE attempts.job_id = j.job_id AND attempts.number = j.number
+    ), event AS (
+        INSERT INTO job_events (project_id, job_id, version, type, data)
+        SELECT finished.project_id, finished.id, finished.version, j.new_event,
+            CASE WHEN finished.state = 'queued'
+                 THEN j.data || jsonb_build_object('scheduled_at', finished.scheduled_at) ELSE j.data END
+        FROM finished JOIN j ON j.job_id = finished.id
+    )
+    SELECT id, version, state FROM finished
+""")
+
+_CANCEL = text(f"""
+    WITH j AS (
+        SELECT id FROM jobs WHERE id = :id AND project_id = :project_id AND state IN ('queued', 'running')
+          AND cancel_requested_at IS NULL
+        FOR UPDATE
+    ), cancelled AS (
+        UPDATE jobs SET cancel_requested_at = now(), version = version + 1,
+            state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END,
+            finished_at = CASE WHEN state = 'queued' THEN now() END,
+            waiting_reason = NULL, published_at = NULL
+        FROM j WHERE jobs.id = j.id
+        RETURNING jobs.*
+    ), event AS (
+        INSERT INTO job_events (project_id, job_id, version, type, data)
+        SELECT project_id, id, version,
+               CASE WHEN state = 'cancelled' THEN 'job.cancelled' ELSE 'job.cancel_requested' END, '{{}}'
+        FROM cancelled
+    )
+    SELECT {VIEW} FROM cancelled j
+""")
+
+_DISPATCH_DUE = text("""
+    WITH j AS (
+        SELECT id FROM jobs WHERE state = 'queued' AND published_at IS NULL AND scheduled_at <= now()
+        ORDER BY scheduled_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    )
+    UPDATE jobs SET published_at = now() FROM j WHERE jobs.id = j.id RETURNING jobs.id, jobs.queue
+""")
+
+_UNPUBLISH = text("""
+    WITH j AS (
+        SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued' ORDER BY id FOR UPDATE
+    )
+    UPDATE jobs SET published_at = NULL FROM j WHERE jobs.id = j.id
+""")
+
+_STALE_QUEUES = text("""
+    SELECT queue, count(*) AS waiting,
+           count(*) FILTER (WHERE published_at < now() - make_interval(secs => :after)) AS stale
+    FROM jobs WHERE state = 'queued' AND published_at IS NOT NULL GROUP BY queue
+""")
+
+_REPUBLISH = text("""
+    WITH j AS (
+        SELECT id FROM jobs
+        WHERE state = 'queued' AND queue = :queue AND published_at < now() - make_interval(secs => :after)
+        ORDER BY published_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    )
+    UPDATE jobs SET published_at = now() FROM j WHERE jobs.id = j.id RETURNING jobs.id, jobs.queue
+""")
+
+_LOCK_LOST = text("""
+    SELECT id AS job_id FROM jobs WHERE state = 'running' AND lease_until < now()
+    ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
+""")
+
+_READ_LOST = text("""
+    SELECT j.id AS job_id, j.attempt AS number, j.snoozes, j.max_attempts, j.on_unknown, j.lease_owner,
+           j.cancel_requested_at IS NOT NULL AS cancel, a.sent_at IS NOT NULL AS sent,
+           coalesce(a.estimated_cost_usd, 0) AS estimate
+    FROM jobs j JOIN attempts a ON a.job_id = j.id AND a.number = j.attempt
+    WHERE j.id = ANY(CAST(:ids AS uuid[]))
+""")
+
+_EXPIRE = text("""
+    WITH j AS (
+        SELECT id FROM jobs WHERE state = 'queued' AND expires_at <= now()
+        ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), expired AS (
+        UPDATE jobs SET state = 'expired', finished_at = now(), version = version + 1,
+            waiting_reason = NULL, published_at = NULL
+        FROM j WHERE jobs.id = j.id RETURNING jobs.id, jobs.project_id, jobs.version
+    ), event AS (
+        INSERT INTO job_events (project_id, job_id, version, type, data)
+        SELECT project_id, id, version, 'job.expired', '{}' FROM expired
+    )
+    SELECT id FROM expired
+""")
+
+_RESULT = text(
+    "SELECT state, kind, version, result, error FROM jobs WHERE id = :id AND project_id = :project_id"
+)
+
+_ATTEMPTS = text("""
+    SELECT number, worker, claimed_at, sent_at, answered_at, finished_at, outcome, counted, error, provider,
+           model_version, upstream_request_id, usage, estimated_cost_usd, cost_usd
+    FROM attempts WHERE job_id = :id ORDER BY number
+""")
+
+
+async def submit(db: AsyncConnection, rows: Sequence[dict[str, Any]]) -> dict[UUID, Row[Any]]:
+    """Inserts jobs, each with its first event. Answers the rows of ``VIEW`` by id."""
+    result = await db.execute(_SUBMIT, {"rows": _json(rows)})
+    return {row.id: row for row in result}
+
+
+async def get(db: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Row[Any]]:
+    """The rows of ``VIEW`` by id; what does not exist is not in the answer."""
+    return {row.id: row for row in await db.execute(_GET, {"ids": list(ids)})}
+
+
+async def claim(
+    db: AsyncConnection, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
+) -> dict[UUID, Row[Any]]:
+    """Takes those jobs that may run now, opens an attempt of each and answers what a worker needs.
+
+    Args:
+        lease: seconds until the claim must be renewed.
+        grace: seconds beyond the job's timeout in which its answer may still be recorded.
+    """
+    parameters = {"ids": list(ids), "worker": worker, "lease": lease, "grace": grace}
+    return {row.id: row for row in await db.execute(_CLAIM, parameters)}
+
+
+async def mark_sent(db: AsyncConnection, rows: Sequence[dict[str, Any]]) -> set[UUID]:
+    """Notes that the provider is about to be called. A job not in the answer must not be called.
+
+    The shared lock keeps a rescue away until this has committed, so the rescue sees ``sent_at``.
+    """
+    return {row.job_id for row in await db.execute(_SENT, {"rows": _json(rows)})}
+
+
+async def renew(db: AsyncConnection, held: Sequence[tuple[UUID, int]], *, lease: float) -> dict[UUID, bool]:
+    """Extends leases, never beyond a deadline. Answers whether a cancel is asked for, by job.
+
+    A job not in the answer is no longer this attempt's: its work must stop.
+    """
+    parameters = {"ids": [job for job, _ in held], "numbers": [number for _, number in held], "lease": lease}
+    return {row.id: row.cancel for row in await db.execute(_RENEW, parameters)}
+
+
+async def finish(db: AsyncConnection, rows: Sequence[dict[str, Any]]) -> dict[UUID, Row[Any]]:
+    """Ends attempts: to a final state, or back to queued. Answers what was written, by job.
+
+    A row whose attempt is not the present one (fenced out) changes nothing and is not in the answer.
+    """
+    return {row.id: row for row in await db.execute(_FINISH, {"rows": _json(rows)})}
+
+
+async def cancel(db: AsyncConnection, project_id: UUID, job_id: UUID) -> Row[Any] | None:
+    """Cancels a queued job, or asks the worker of a running one to stop. None: neither, or asked before."""
+    return (await db.execute(_CANCEL, {"id": job_id, "project_id": project_id})).one_or_none()
+
+
+async def dispatch_due(db: AsyncConnection, *, limit: int) -> list[tuple[UUID, str]]:
+    """Takes jobs whose time has come and whom nobody was told about: id and queue of each."""
+    return [(row.id, row.queue) for row in await db.execute(_DISPATCH_DUE, {"limit": limit})]
+
+
+async def unpublish(db: AsyncConnection, ids: Sequence[UUID]) -> None:
+    """Notes that a message was not sent after all; the next dispatch sends it."""
+    await db.execute(_UNPUBLISH, {"ids": list(ids)})
+
+
+async def stale_queues(db: AsyncConnection, *, after: float) -> list[tuple[str, int, int]]:
+    """For each queue: how many published jobs wait, and how many of them for more than ``after`` seconds."""
+    return [(row.queue, row.waiting, row.stale) for row in await db.execute(_STALE_QUEUES, {"after": after})]
+
+
+async def republish(db: AsyncConnection, queue: str, *, after: float, limit: int) -> list[tuple[UUID, str]]:
+    """Takes those published longest ago, for another message each."""
+    parameters = {"queue": queue, "after": after, "limit": limit}
+    return [(row.id, row.queue) for row in await db.execute(_REPUBLISH, parameters)]
+
+
+async def lock_lost(db: AsyncConnection, *, limit: int) -> list[Row[Any]]:
+    """Locks running jobs whose lease ran out and reads how far each had come.
+
+    Two statements on purpose: the second has a fresh snapshot, taken while the locks are held, so
+    it sees a ``sent_at`` that was being committed when the first one started.
+    """
+    ids = [row.job_id for row in await db.execute(_LOCK_LOST, {"limit": limit})]
+    if not ids:
+        return []
+    return list(await db.execute(_READ_LOST, {"ids": ids}))
+
+
+async def expire(db: AsyncConnection, *, limit: int) -> int:
+    """Ends queued jobs whose ``expires_at`` has passed; answers how many."""
+    return len((await db.execute(_EXPIRE, {"limit": limit})).all())
+
+
+async def result(db: AsyncConnection, project_id: UUID, job_id: UUID) -> Row[Any] | None:
+    return (await db.execute(_RESULT, {"id": job_id, "project_id": project_id})).one_or_none()
+
+
+async def attempts(db: AsyncConnection, job_id: UUID) -> list[Row[Any]]:
+    return list(await db.execute(_ATTEMPTS, {"id": job_id}))
+
+
+async def newest(
+    db: AsyncConnection,
+    project_id: UUID,
+    *,
+    limit: int,
+    before: tuple[datetime, UUID] | None,
+    states: Sequence[str] = (),
+    kind: str | None = None,
+    model: str | None = None,
+) -> list[Row[Any]]:
+    """A page of a project's jobs, newest first, from just after a position on."""
+    where = ["j.project_id = :project_id"]
+    parameters: dict[str, Any] = {"project_id": project_id, "limit": limit}
+    if before is not None:
+        where.append("(j.created_at, j.id) < (:created_at, :id)")
+        parameters |= {"created_at": before[0], "id": before[1]}
+    if states:
+        where.append("j.state = ANY(CAST(:states AS text[]))")
+        parameters["states"] = list(states)
+    for column, value in (("kind", kind), ("model", model)):
+        if value is not None:
+            where.append(f"j.{column} = :{column}")
+            parameters[column] = value
+    statement = text(
+        f"SELECT {VIEW} FROM jobs j WHERE {' AND '.join(where)} "
+        "ORDER BY j.created_at DESC, j.id DESC LIMIT :limit"
+    )
+    return list(await db.execute(statement, parameters))
+
+
+def _json(rows: Sequence[dict[str, Any]]) -> str:
+    return orjson.dumps(rows, default=str).decode()

@@ -1,0 +1,154 @@
+"""What goes over the wire about jobs. Times are RFC 3339 in UTC; costs are decimal strings in USD."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from shared.jobs.status import OnUnknown, Priority, State, WaitingReason
+
+
+class JobSubmit(BaseModel):
+    """A job to run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Annotated[str, Field(description="What to do, such as `text.generate`; GET /kinds lists them.")]
+    model: Annotated[
+        str | None, Field(description="An alias from GET /models; left out, the kind's default is taken.")
+    ] = None
+    input: Annotated[
+        dict[str, Any], Field(description="The kind's own input; GET /kinds has its JSON Schema.")
+    ]
+    priority: Priority = Priority.STANDARD
+    max_attempts: Annotated[
+        int | None, Field(ge=1, le=20, description="Calls at most, the first included.")
+    ] = None
+    timeout: Annotated[
+        float | None, Field(ge=1, le=3600, description="Seconds that one attempt may take.")
+    ] = None
+    on_unknown: Annotated[
+        OnUnknown,
+        Field(
+            description="What to do when a call's answer was lost and the provider may have billed it: call again, or fail."
+        ),
+    ] = OnUnknown.RETRY
+    scheduled_at: Annotated[AwareDatetime | None, Field(description="Not before this time.")] = None
+    expires_at: Annotated[
+        AwareDatetime | None, Field(description="Not started by then, the job expires.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _expires_after_its_start(self) -> JobSubmit:
+        if self.scheduled_at and self.expires_at and self.expires_at <= self.scheduled_at:
+            raise ValueError("expires_at must lie after scheduled_at")
+        return self
+
+
+class JobProblem(BaseModel):
+    """Why the last attempt went wrong."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    provider_status: int | None = None
+
+
+class JobWarning(BaseModel):
+    """Something in the request that had no effect."""
+
+    pointer: str
+    code: str
+    message: str
+
+
+class JobView(BaseModel):
+    """A job as a client sees it."""
+
+    id: UUID
+    kind: str
+    model: Annotated[str, Field(description="The alias that was asked for.")]
+    priority: Priority
+    state: State
+    version: Annotated[int, Field(description="Goes up with every change.")]
+    waiting_reason: Annotated[WaitingReason | None, Field(description="Why a queued job does not run yet.")]
+    waiting_until: datetime | None
+    attempt: Annotated[int, Field(description="Attempts begun so far.")]
+    max_attempts: int
+    timeout: float
+    on_unknown: OnUnknown
+    created_at: datetime
+    scheduled_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    cancel_requested_at: datetime | None
+    provider: Annotated[str | None, Field(description="Who answered: google, gateway or simulator.")]
+    upstream_model: Annotated[str | None, Field(description="The model id that the provider was asked for.")]
+    model_version: Annotated[str | None, Field(description="What the provider says served it.")]
+    usage: dict[str, int] | None
+    cost_usd: Annotated[Decimal, Field(description="Of all attempts; lost answers count with an estimate.")]
+    error: JobProblem | None
+    warnings: list[JobWarning]
+    status_url: str
+    result_url: str
+    cancel_url: str
+
+
+class AttemptView(BaseModel):
+    """One claim of a job by a worker."""
+
+    number: int
+    worker: str
+    claimed_at: datetime
+    sent_at: Annotated[datetime | None, Field(description="From here on the provider may bill the call.")]
+    answered_at: datetime | None
+    finished_at: datetime | None
+    outcome: str | None
+    counted: Annotated[bool, Field(description="False where it used up none of max_attempts.")]
+    error: JobProblem | None
+    provider: str | None
+    model_version: str | None
+    upstream_request_id: str | None
+    usage: dict[str, int] | None
+    estimated_cost_usd: Decimal | None
+    cost_usd: Decimal
+
+
+class JobDetail(JobView):
+    """A job with its attempts, as ``GET /jobs/{id}?include=attempts`` shows it."""
+
+    attempts: list[AttemptView]
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first."""
+
+    items: list[JobView]
+    next_cursor: Annotated[
+        str | None, Field(description="Give it as `cursor` for the next page; null on the last.")
+    ]
+
+
+class CancelReceipt(BaseModel):
+    """What a cancel found and did."""
+
+    job: JobView
+    outcome: Annotated[
+        str,
+        Field(description="`cancelled`, `cancel_requested` (a worker is being told), or `already_final`."),
+    ]
+    provider_called: Annotated[bool, Field(description="Whether a provider had been called by then.")]
+    cost_usd: Annotated[Decimal, Field(description="Known so far, estimates of lost answers included.")]
+
+
+class JobResult(BaseModel):
+    """What a succeeded job made."""
+
+    job_id: UUID
+    kind: str
+    result: dict[str, Any]

@@ -1,0 +1,322 @@
+"""What the API does with jobs: submit, get, list, cancel, result. Statements are shared by concurrent callers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from pydantic import ValidationError
+from sqlalchemy import Row, text
+from uuid_utils.compat import uuid7
+
+from shared.artifacts import queries as artifacts
+from shared.coalesce import Coalescer
+from shared.config import Settings
+from shared.db import Database, is_unavailable
+from shared.errors import BadRequest, Conflict, FieldError, NotFound, ValidationFailed, field_errors
+from shared.jobs import queries
+from shared.jobs.schemas import JobSubmit
+from shared.jobs.status import FINAL, State, WaitingReason
+from shared.kinds import KINDS
+from shared.kinds.base import Accepted, InputRejected, Kind
+from shared.providers.catalog import ModelSpec, catalog, models_for
+from shared.queue import Doorbell, queue_name
+from shared.wakeups import Wakeups
+
+#: Inputs with more bytes than this are checked on a thread: decoding pictures takes time.
+_INLINE_BYTES = 64 * 1024
+#: How long the answer to "is any worker alive?" is believed.
+_WORKERS_CACHE_SECONDS = 2.0
+#: A worker that has not been heard of for this long counts as gone.
+WORKER_ALIVE_SECONDS = 30.0
+
+_LIVE_QUEUES = text("""
+    SELECT DISTINCT unnest(queues) AS queue FROM workers
+    WHERE heartbeat_at > now() - make_interval(secs => :alive)
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What a cancel found: the job afterwards, what was done, and whether money may have been spent."""
+
+    job: Row[Any]
+    outcome: str
+    provider_called: bool
+
+
+class JobService:
+    """One a process. Everything is within one project; another's ids are simply not found."""
+
+    def __init__(self, database: Database, settings: Settings, doorbell: Doorbell, wakeups: Wakeups) -> None:
+        self._database = database
+        self._settings = settings
+        self._doorbell = doorbell
+        self._wakeups = wakeups
+        self._submits: Coalescer[dict[str, Any], Row[Any]] = Coalescer(
+            self._submit_batch, lanes=2, max_batch=200, is_shared_fault=is_unavailable
+        )
+        self._gets: Coalescer[UUID, Row[Any] | None] = Coalescer(
+            self._get_batch, lanes=2, max_batch=500, is_shared_fault=is_unavailable
+        )
+        self._unpublished: Coalescer[UUID, None] = Coalescer(self._unpublish_batch, max_batch=500)
+        self._live_queues: tuple[float, frozenset[str]] = (0.0, frozenset())
+
+    async def submit(self, project_id: UUID, job: JobSubmit) -> Row[Any]:
+        """Stores a job durably, then tells the workers. The broker being away fails nothing.
+
+        Raises:
+            ValidationFailed: the kind, the model or the input is not allowed.
+        """
+        kind, model = resolve(job)
+        accepted = await self._accept(kind, model, job.input)
+        row = self._row(project_id, job, kind, model, accepted)
+        stored = await (self._submit_with_images(row, accepted) if accepted.images else self._submits(row))
+        if stored.published_at is not None and not await self._doorbell.ring(stored.id, stored.queue):
+            await self._note_unpublished(stored.id)
+        return stored
+
+    async def get(self, project_id: UUID, job_id: UUID) -> Row[Any]:
+        """Raises: NotFound."""
+        row = await self._gets(job_id)
+        if row is None or row.project_id != project_id:
+            raise not_found(job_id)
+        return row
+
+    async def attempts(self, job_id: UUID) -> list[Row[Any]]:
+        async with self._database.transaction() as db:
+            return await queries.attempts(db, job_id)
+
+    async def list(
+        self,
+        project_id: UUID,
+        *,
+        limit: int,
+        cursor: str | None,
+        states: Sequence[State],
+        kind: str | None,
+        model: str | None,
+    ) -> tuple[list[Row[Any]], str | None]:
+        """A page and the cursor of the next one.
+
+        Raises:
+            BadRequest: the cursor is not one of ours.
+        """
+        before = _read_cursor(cursor) if cursor else None
+        async with self._database.transaction() as db:
+            rows = await queries.newest(
+                db, project_id, limit=limit + 1, before=before, states=states, kind=kind, model=model
+            )
+        more = len(rows) > limit
+        rows = rows[:limit]
+        return rows, _cursor(rows[-1]) if more else None
+
+    async def cancel(self, project_id: UUID, job_id: UUID) -> Cancelled:
+        """Cancels at once where nobody runs the job; otherwise its worker is told. Cancelling twice is fine.
+
+        Raises:
+            NotFound: no such job in the project.
+        """
+        async with self._database.transaction() as db:
+            changed = await queries.cancel(db, project_id, job_id)
+            row = changed or (await queries.get(db, [job_id])).get(job_id)
+            if row is None or row.project_id != project_id:
+                raise not_found(job_id)
+            attempts = await queries.attempts(db, job_id)
+        if row.state == State.RUNNING:
+            await self._wakeups.cancel_requested(job_id)
+            outcome = "cancel_requested"
+        else:
+            outcome = "cancelled" if row.state == State.CANCELLED else "already_final"
+        return Cancelled(row, outcome, any(attempt.sent_at for attempt in attempts))
+
+    async def result(self, project_id: UUID, job_id: UUID) -> Row[Any]:
+        """The row with ``kind`` and ``result`` of a succeeded job.
+
+        Raises:
+            NotFound: no such job in the project.
+            Conflict: it has not succeeded (yet); the code says which.
+        """
+        async with self._database.transaction() as db:
+            row = await queries.result(db, project_id, job_id)
+        if row is None:
+            raise not_found(job_id)
+        if row.state == State.SUCCEEDED:
+            return row
+        if row.state in FINAL:
+            reason = f": {row.error['message']}" if row.error else ""
+            raise Conflict(f"The job {row.state}, so there is no result{reason}.", code=f"job_{row.state}")
+        raise Conflict(
+            f"The job is {row.state}; poll /api/v1/jobs/{job_id} until it is final.",
+            code="job_not_finished",
+            retry_after=1,
+        )
+
+    async def waiting_reason(self, row: Row[Any]) -> WaitingReason | None:
+        """Why a queued job waits: what is stored, else whether any worker takes from its queue."""
+        if row.state != State.QUEUED:
+            return None
+        if row.waiting_reason:
+            return WaitingReason(row.waiting_reason)
+        return WaitingReason.IN_QUEUE if row.queue in await self.live_queues() else WaitingReason.NO_WORKERS
+
+    async def live_queues(self) -> frozenset[str]:
+        """The queues that at least one live worker takes jobs from."""
+        checked_at, queues = self._live_queues
+        if time.monotonic() - checked_at > _WORKERS_CACHE_SECONDS:
+            async with self._database.transaction() as db:
+                rows = await db.execute(_LIVE_QUEUES, {"alive": WORKER_ALIVE_SECONDS})
+                queues = frozenset(row.queue for row in rows)
+            self._live_queues = (time.monotonic(), queues)
+        return queues
+
+    async def _accept(self, kind: Kind, model: ModelSpec, value: dict[str, Any]) -> Accepted:
+        try:
+            _refuse_null_characters(value)
+            limit = self._settings.max_prompt_chars
+            if _is_small(value):
+                return kind.accept(value, model, max_prompt_chars=limit)
+            return await asyncio.to_thread(kind.accept, value, model, max_prompt_chars=limit)
+        except ValidationError as error:
+            raise ValidationFailed(
+                f"The input does not fit {kind.name}; GET /api/v1/kinds has its schema.",
+                errors=field_errors(error, "/input"),
+            ) from None
+        except InputRejected as error:
+            errors = [FieldError(f"/input{e.pointer}", e.code, e.message, e.allowed) for e in error.errors]
+            raise ValidationFailed(f"The input is not possible with {model.alias}.", errors=errors) from None
+
+    def _row(
+        self, project_id: UUID, job: JobSubmit, kind: Kind, model: ModelSpec, accepted: Accepted
+    ) -> dict[str, Any]:
+        return {
+            "id": uuid7(),
+            "project_id": project_id,
+            "kind": kind.name,
+            "model": model.alias,
+            "priority": job.priority,
+            "queue": queue_name(kind.queue, job.priority),
+            "input": accepted.stored,
+            "warnings": accepted.warnings,
+            "max_attempts": job.max_attempts or self._settings.job_max_attempts,
+            "timeout_seconds": job.timeout or self._settings.job_timeout,
+            "on_unknown": job.on_unknown,
+            "scheduled_at": job.scheduled_at,
+            "expires_at": job.expires_at,
+        }
+
+    async def _submit_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
+        async with self._database.transaction() as db:
+            stored = await queries.submit(db, rows)
+        return [stored[row["id"]] for row in rows]
+
+    async def _submit_with_images(self, row: dict[str, Any], accepted: Accepted) -> Row[Any]:
+        digests = await asyncio.to_thread(
+            lambda: [artifacts.digest_of(image.data) for image in accepted.images]
+        )
+        async with self._database.transaction() as db:
+            stored = (await queries.submit(db, [row]))[row["id"]]
+            for position, (image, digest) in enumerate(zip(accepted.images, digests, strict=True)):
+                await artifacts.insert(
+                    db,
+                    artifact_id=uuid7(),
+                    project_id=row["project_id"],
+                    job_id=row["id"],
+                    role="input",
+                    position=position,
+                    media_type=image.media_type,
+                    data=image.data,
+                    digest=digest,
+                    width=image.width,
+                    height=image.height,
+                )
+        return stored
+
+    async def _get_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
+        async with self._database.transaction() as db:
+            found = await queries.get(db, ids)
+        return [found.get(job_id) for job_id in ids]
+
+    async def _note_unpublished(self, job_id: UUID) -> None:
+        """The job is safe either way: without this note the reconciler only takes longer to see it."""
+        try:
+            await self._unpublished(job_id)
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+
+    async def _unpublish_batch(self, ids: Sequence[UUID]) -> Sequence[None]:
+        async with self._database.transaction() as db:
+            await queries.unpublish(db, ids)
+        return [None] * len(ids)
+
+
+def resolve(job: JobSubmit) -> tuple[Kind, ModelSpec]:
+    """The kind and model that a submit asks for.
+
+    Raises:
+        ValidationFailed: unknown, or not made for each other; the error lists what is possible.
+    """
+    kind = KINDS.get(job.kind)
+    if kind is None:
+        message = f"{job.kind!r} is no kind of job; use one of: {', '.join(KINDS)}"
+        raise ValidationFailed(
+            "Unknown kind.",
+            code="unknown_kind",
+            errors=[FieldError("/kind", "not_allowed", message, list(KINDS))],
+        )
+    model = catalog().get(job.model or kind.default_model)
+    if model is None or kind.name not in model.kinds:
+        allowed = [entry.alias for entry in models_for(kind.name)]
+        what = "is no model here" if model is None else f"does not do {kind.name}"
+        message = f"{job.model!r} {what}; use one of: {', '.join(allowed)}"
+        raise ValidationFailed(
+            "Unknown model.",
+            code="unknown_model",
+            errors=[FieldError("/model", "not_allowed", message, allowed)],
+        )
+    return kind, model
+
+
+def not_found(job_id: UUID) -> NotFound:
+    return NotFound(f"There is no job {job_id} in this project.", code="job_not_found")
+
+
+def _refuse_null_characters(value: dict[str, Any]) -> None:
+    # PostgreSQL's text holds every character but this one.
+    if b"\\u0000" in orjson.dumps(value).replace(b"\\\\", b""):
+        raise InputRejected(
+            [FieldError("", "null_character", "holds the character U+0000, which cannot be stored")]
+        )
+
+
+def _is_small(value: dict[str, Any]) -> bool:
+    return not value.get("input_images") and len(value.get("prompt") or "") < _INLINE_BYTES
+
+
+def _cursor(row: Row[Any]) -> str:
+    return base64.urlsafe_b64encode(f"{row.created_at.isoformat()}/{row.id}".encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        decoded = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        moment, _, job_id = decoded.partition("/")
+        parsed = datetime.fromisoformat(moment)
+        if parsed.tzinfo is None:
+            raise ValueError("no time zone")
+        return parsed, UUID(job_id)
+    except (ValueError, binascii.Error):
+        raise BadRequest(
+            "The cursor is not one that this API gave out; leave it out to start at the newest job.",
+            code="invalid_cursor",
+            errors=[FieldError("?cursor", "invalid", "not a cursor from next_cursor")],
+        ) from None

@@ -1,0 +1,108 @@
+"""What a job kind is: its input, its queue, what it asks of a model, and what its result looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from shared.errors import FieldError
+from shared.providers.base import Generation, GenerationRequest, ImageBytes
+from shared.providers.catalog import ModelSpec
+
+
+class KindInput(BaseModel):
+    """Base of every kind's input: an unknown field is an error, not a silent nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class InputImage:
+    """A picture that came with a submit, checked, to be stored beside the job."""
+
+    data: bytes = field(repr=False)
+    media_type: str
+    width: int | None
+    height: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An output picture as the result names it."""
+
+    artifact_id: UUID
+    media_type: str
+    byte_size: int
+    sha256: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A validated input.
+
+    Attributes:
+        stored: what is kept in the job; pictures are taken out.
+        images: the pictures, in order.
+        warnings: ``{pointer, code, message}`` each.
+    """
+
+    stored: dict[str, Any]
+    images: Sequence[InputImage]
+    warnings: Sequence[dict[str, str]]
+
+
+class Kind(Protocol):
+    """One kind; stateless."""
+
+    #: What clients name it, such as ``text.generate``.
+    name: ClassVar[str]
+    title: ClassVar[str]
+    #: The first part of its queues' names.
+    queue: ClassVar[str]
+    default_model: ClassVar[str]
+    input_model: ClassVar[type[KindInput]]
+    #: Ready to send, for the documentation.
+    example: ClassVar[dict[str, Any]]
+
+    def accept(self, value: Any, model: ModelSpec, *, max_prompt_chars: int) -> Accepted:
+        """Checks a parsed input against the model's capabilities. May take long with pictures.
+
+        Raises:
+            InputRejected: with every field at fault.
+        """
+        ...
+
+    def to_request(self, stored: dict[str, Any], images: Sequence[ImageBytes]) -> GenerationRequest:
+        """What the provider is asked, from what was stored."""
+        ...
+
+    def result(
+        self, stored: dict[str, Any], generation: Generation, images: Sequence[StoredImage]
+    ) -> dict[str, Any]:
+        """What the client gets, from what it asked for and what came back."""
+        ...
+
+
+class InputRejected(Exception):
+    """An input that is not allowed; pointers are relative to the input."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{error.pointer}: {error.message}" for error in errors))
+        self.errors = tuple(errors)
+
+
+def not_allowed(pointer: str, value: object, allowed: Sequence[object], model: ModelSpec) -> FieldError:
+    """A value that this model does not take, with those it does."""
+    listed = ", ".join(str(item) for item in allowed)
+    return FieldError(
+        pointer,
+        "not_allowed",
+        f"{value!r} is not possible with {model.alias}; use one of: {listed}",
+        list(allowed),
+    )

@@ -1,0 +1,55 @@
+"""Bytes of pictures in PostgreSQL: written in the transaction that names them, read in slices."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db import Database
+
+#: One read; what a download holds in memory, whatever the picture's size.
+SLICE_BYTES = 512 * 1024
+
+
+async def write(db: AsyncConnection, artifact_id: UUID, project_id: UUID, data: bytes) -> None:
+    """Stores the bytes, sent in binary: as text they would be twice the size."""
+    cursor = await _cursor(db)
+    await cursor.execute(
+        "INSERT INTO artifact_bytes (artifact_id, project_id, data) VALUES (%s, %s, %b)",
+        (artifact_id, project_id, data),
+    )
+
+
+async def read_all(db: AsyncConnection, artifact_id: UUID) -> bytes:
+    cursor = await _cursor(db, binary=True)
+    await cursor.execute("SELECT data FROM artifact_bytes WHERE artifact_id = %s", (artifact_id,))
+    (data,) = await cursor.fetchone()
+    return bytes(data)
+
+
+async def read_slices(database: Database, artifact_id: UUID, start: int, stop: int) -> AsyncIterator[bytes]:
+    """Yields bytes ``start`` to ``stop`` in slices; no connection is held while the client reads one."""
+    while start < stop:
+        size = min(SLICE_BYTES, stop - start)
+        async with database.transaction() as db:
+            cursor = await _cursor(db, binary=True)
+            await cursor.execute(
+                "SELECT substring(data FROM %s FOR %s) FROM artifact_bytes WHERE artifact_id = %s",
+                (start + 1, size, artifact_id),
+            )
+            row = await cursor.fetchone()
+        if row is None or len(row[0]) != size:
+            raise LookupError(f"artifact {artifact_id} ended at byte {start}")
+        yield bytes(row[0])
+        start += size
+
+
+async def _cursor(db: AsyncConnection, *, binary: bool = False) -> Any:
+    """psycopg's own cursor of this connection: SQLAlchemy offers no binary results."""
+    raw = await db.get_raw_connection()
+    connection = raw.driver_connection
+    assert connection is not None
+    return connection.cursor(binary=binary)
