@@ -22,7 +22,7 @@ words what went wrong. docs/decisions/0003 says why these packages.
 """
 
 from scripts.embedded.postgres import EmbeddedPostgres
-from scripts.embedded.server import EmbeddedError, EmbeddedServer
+from scripts.embedded.server import EmbeddedError, EmbeddedServer, explain
 from scripts.embedded.valkey import EmbeddedValkey
 
-__all__ = ["EmbeddedError", "EmbeddedPostgres", "EmbeddedServer", "EmbeddedValkey"]
+__all__ = ["EmbeddedError", "EmbeddedPostgres", "EmbeddedServer", "EmbeddedValkey", "explain"]

@@ -30,6 +30,8 @@ class EmbeddedServer(ABC):
 
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals]
+    #: Seconds that it may take to stop.
+    grace: ClassVar[float] = STOP_SECONDS
 
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
         self.folder = Path(folder).resolve()
@@ -92,6 +94,18 @@ class EmbeddedServer(ABC):
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll() if self._process else None
+
+    @property
+    def death_signal(self) -> signal.Signals:
+        """What it gets when the process that started it is gone."""
+        return self.stop_signal
+
+    def is_ready(self) -> bool:
+        return self.alive and self._answers(self.port)
+
     def start(self) -> None:
         """Start the server and return when it answers. Does nothing when it already runs."""
         if self.alive:
@@ -112,10 +126,14 @@ class EmbeddedServer(ABC):
         """Stop the server cleanly; SIGKILL when it takes longer than `seconds`."""
         if self._process is None:
             return
-        if self._process.poll() is None:
-            self._process.send_signal(self.stop_signal)
-            process.wait(self._process, seconds)
+        self.terminate()
+        process.wait(self._process, seconds)
         process.kill_group(self._process)
+
+    def terminate(self) -> None:
+        """Ask the server to stop; returns at once."""
+        if self.alive:
+            self.process.send_signal(self.stop_signal)
 
     def kill(self) -> None:
         """End the server as a power cut would; returns when it is gone."""

@@ -1,0 +1,52 @@
+"""Ends process groups when the process that started this one is gone, however it went.
+
+Run by path: `python -I -S guardian.py`, with a pipe as standard input. Its lines are `watch PGID SIGNAL` and
+`forget PGID`; the end of input means that the writer is no more. Then each watched group gets its signal, and
+SIGKILL when that was not enough. The kernel does the same for direct children on Linux (scripts/launch.py); this
+reaches what those left behind, and other systems. Standard library only.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+
+#: How long the groups may take to follow their signal, in seconds.
+GRACE = 5.0
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends with its input and by nothing else
+    groups: dict[int, int] = {}
+    for line in sys.stdin:
+        match line.split():
+            case ["watch", group, how]:
+                groups[int(group)] = int(how)
+            case ["forget", group]:
+                groups.pop(int(group), None)
+    end(groups)
+
+
+def end(groups: dict[int, int]) -> None:
+    """Signal each group; SIGKILL those that are still there after the grace period."""
+    for group, number in groups.items():
+        _send(group, number)
+    deadline = time.monotonic() + GRACE
+    while (groups := {g: n for g, n in groups.items() if _send(g, 0)}) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for group in groups:
+        _send(group, signal.SIGKILL)
+
+
+def _send(group: int, number: int) -> bool:
+    """Whether there was a group to send to."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    main()
