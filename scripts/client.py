@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -43,7 +43,7 @@ class Client:
         # trust_env: a proxy in the environment must not get to see what stays on this machine.
         self._http = httpx.Client(base_url=api_url, headers=headers, timeout=30, trust_env=False)
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,9 +82,9 @@ class Client:
     def _poll(self, watched: Watched) -> None:
         if not watched.done:
             watched.job = self._json("GET", f"/api/v1/jobs/{watched.job['id']}")
-            if watched.done:
-                watched.took = watched.elapsed
         state = watched.job["state"]
+        if state in FINAL and watched.took is None:
+            watched.took = watched.elapsed
         if not watched.states or watched.states[-1] != state:
             watched.states.append(state)
 
