@@ -12,6 +12,8 @@ from .delivery import html_page
 from .exchange import Exchange
 from .state import Simulator
 
+VERSIONS = ("v1", "v1beta")
+
 Handler = Callable[[Simulator, Exchange], Awaitable[None]]
 
 
@@ -28,18 +30,20 @@ class Endpoint:
 
 async def _generate(sim: Simulator, exchange: Exchange) -> None:
     names = exchange.scope["path_params"]
-    if names["version"] not in ("v1", "v1beta"):
-        await nothing_here(sim, exchange)
-    elif names["method"] in ("generateContent", "streamGenerateContent"):
+    if names["method"] in ("generateContent", "streamGenerateContent"):
         stream = names["method"] == "streamGenerateContent"
-        await gemini.generate(sim, exchange, names["version"], names["model"], stream)
+        await gemini.generate(sim, exchange, _version(exchange), names["model"], stream)
     else:
         await nothing_here(sim, exchange)
 
 
 async def _get_model(sim: Simulator, exchange: Exchange) -> None:
     names = exchange.scope["path_params"]
-    await gemini.get_model(sim, exchange, names["version"], names["model"])
+    await gemini.get_model(sim, exchange, _version(exchange), names["model"])
+
+
+def _version(exchange: Exchange) -> str:
+    return exchange.path.rpartition("/models/")[0].rpartition("/")[2]
 
 
 async def nothing_here(_: Simulator, exchange: Exchange) -> None:
@@ -57,9 +61,16 @@ def create_app(sim: Simulator) -> Starlette:
         sim.close()
 
     def route(path: str, handler: Handler, *methods: str) -> list[Route]:
-        """The path as it is and under any prefix."""
+        """The path as it is and under any prefix, in both versions where it has one."""
         endpoint = Endpoint(sim, handler)
-        return [Route(prefix + path, endpoint, methods=methods) for prefix in ("", "/{prefix:path}")]
+        paths = (
+            [path.replace("{version}", version) for version in VERSIONS] if "{version}" in path else [path]
+        )
+        return [
+            Route(prefix + one, endpoint, methods=methods)
+            for prefix in ("", "/{prefix:path}")
+            for one in paths
+        ]
 
     control_routes = [
         Route("/sim/health", Endpoint(sim, control.health), methods=["GET"]),

@@ -64,19 +64,23 @@ class Exchange:
 
     async def wait(self, seconds: float) -> None:
         """Sleep; raises ClientLeft as soon as the client has gone. Call it only after the body was read."""
-        if self._leaving is None:
-            if seconds <= 0:
-                return
-            self._leaving = asyncio.create_task(self._until_left())
-        await asyncio.wait({self._leaving}, timeout=max(seconds, 0))
-        if self._leaving.done():
+        if seconds > 0:
+            await asyncio.wait({self._watch()}, timeout=seconds)
+        self.check()
+
+    def check(self) -> None:
+        """Raises ClientLeft when the client is known to have gone."""
+        if self._watch().done():
             raise ClientLeft
+
+    def _watch(self) -> asyncio.Task[None]:
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self._until_left())
+        return self._leaving
 
     async def wait_for(self, task: asyncio.Task[None]) -> None:
         """Wait for work that goes on by itself; raises ClientLeft as soon as the client has gone."""
-        if self._leaving is None:
-            self._leaving = asyncio.create_task(self._until_left())
-        await asyncio.wait({task, self._leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, self._watch()}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientLeft
 

@@ -64,7 +64,9 @@ async def visualize(sim: Simulator, exchange: Exchange) -> None:
         await exchange.answer_json(error.status, error.body())
     except BodyTooLarge:
         call.outcome = "refused:413"
-        await exchange.answer_json(413, invalid("the request body is too large").body())
+        await exchange.answer_json(
+            413, invalid("the request body is too large").body(), {"connection": "close"}
+        )
     except ClientLeft:
         call.outcome = "client_left"
     finally:
@@ -73,8 +75,8 @@ async def visualize(sim: Simulator, exchange: Exchange) -> None:
 
 
 async def _answer(sim: Simulator, exchange: Exchange, call: Call) -> None:
-    _check_key(exchange)
     raw = await exchange.body()
+    _check_key(exchange)
     body = read_body(raw)
     call.model = str(body.get("model"))
     sim.remember(exchange, call, body)

@@ -64,9 +64,8 @@ async def generate(sim: Simulator, exchange: Exchange, version: str, model_id: s
         await exchange.answer_json(error.code, error.body())
     except BodyTooLarge:
         call.outcome = "refused:413"
-        await exchange.answer_json(
-            413, GoogleError(413, "INVALID_ARGUMENT", "Request body is too large.").body()
-        )
+        too_large = GoogleError(413, "INVALID_ARGUMENT", "Request body is too large.")
+        await exchange.answer_json(413, too_large.body(), {"connection": "close"})
     except ClientLeft:
         call.outcome = "client_left"
     finally:
@@ -75,8 +74,8 @@ async def generate(sim: Simulator, exchange: Exchange, version: str, model_id: s
 
 
 async def _answer(sim: Simulator, exchange: Exchange, call: Call, version: str, stream: bool) -> None:
-    check_key(exchange)
     raw = await exchange.body()
+    check_key(exchange)
     model = served_model(sim, call.model, version)
     call.model = model.id
     body = _json(raw)
@@ -126,6 +125,7 @@ async def _work(
         raise invalid_argument(
             "Unable to process input image. Please retry or report in the forum."
         ) from None
+    exchange.check()  # the client may have gone while the picture was painted
     if not stream:
         await deliver(exchange, Reply(200, orjson.dumps(response)), fault)
         return
@@ -224,7 +224,7 @@ def describe(model: Model) -> dict[str, Any]:
         "description": f"{model.title}, as the simulator imitates it",
         "inputTokenLimit": model.input_token_limit,
         "outputTokenLimit": model.output_token_limit,
-        "supportedGenerationMethods": ["generateContent", "countTokens", "batchGenerateContent"],
+        "supportedGenerationMethods": ["generateContent"],
         "temperature": 1,
         "topP": 0.95,
         "topK": 64,

@@ -70,6 +70,8 @@ async def _candidate(
     thoughts = _thoughts(prompt) if order.thinks and order.include_thoughts else []
     if not order.wants_image:
         candidate = _text_candidate(order, prompt, name, rng)
+    elif order.max_tokens is not None and order.max_tokens < IMAGE_TOKENS[order.size]:
+        candidate = _Candidate([], "MAX_TOKENS")  # a picture does not fit
     elif name in _NO_PICTURE:
         text = [] if name == "no-image" else [{"text": "No picture this time, only words (simulated)."}]
         candidate = _Candidate(text, _NO_PICTURE[name])
