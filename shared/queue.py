@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from celery import Celery
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 from kombu.utils.scheduling import round_robin_cycle
 
 from shared.coalesce import Coalescer
@@ -84,7 +84,7 @@ def make_celery(settings: Settings) -> Celery:
         result_backend=None,
         accept_content=["json"],
         task_serializer="json",
-        task_queues=[Queue(name) for name in ALL_QUEUES],
+        task_queues=[Queue(name, Exchange(name), routing_key=name) for name in ALL_QUEUES],
         task_default_queue=ALL_QUEUES[2],
         task_create_missing_queues=False,
         task_send_sent_event=False,

@@ -1,0 +1,216 @@
+"""How an attempt ends, and what follows: pure decisions, written as rows for ``queries.finish``.
+
+| what happened                         | outcome   | then                                                   |
+|---------------------------------------|-----------|--------------------------------------------------------|
+| answer                                | succeeded | succeeded                                              |
+| ``RetryableError``                    | failed    | queued after backoff, or failed at ``max_attempts``    |
+| ``RateLimitedError``                  | failed    | queued until the provider's time; counts as no attempt |
+| ``PermanentError``                    | failed    | failed                                                 |
+| ``UnknownOutcomeError``               | unknown   | by ``on_unknown``: queued after backoff, or failed     |
+| worker lost before the provider call  | lost      | queued at once, or failed at ``max_attempts``          |
+| worker lost after the provider call   | unknown   | by ``on_unknown``                                      |
+| cancelled                             | cancelled | cancelled                                              |
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from shared.jobs.status import OnUnknown, Outcome, State, WaitingReason
+from shared.providers.base import PermanentError, ProviderError, RateLimitedError, UnknownOutcomeError
+
+_MAX_MESSAGE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential with full jitter: anything from nothing to the bound, so that retries spread."""
+
+    base: float
+    cap: float
+
+    def delay(self, tries: int) -> float:
+        """Seconds to wait after the given number of tries (1 for the first)."""
+        return random.uniform(0, min(self.cap, self.base * 2 ** min(tries - 1, 30)))  # noqa: S311  spreads load
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a decision needs to know of a running attempt."""
+
+    job_id: UUID
+    number: int
+    snoozes: int
+    max_attempts: int
+    on_unknown: str
+
+    @property
+    def used(self) -> int:
+        """Attempts used up, this one included."""
+        return self.number - self.snoozes
+
+    @property
+    def may_try_again(self) -> bool:
+        return self.used < self.max_attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Who answered, as far as is known."""
+
+    provider: str | None = None
+    upstream_model: str | None = None
+    model_version: str | None = None
+    upstream_request_id: str | None = None
+    usage: dict[str, int] | None = None
+    cost: Decimal = Decimal(0)
+
+
+def succeeded(job: Claimed, result: dict[str, Any], served: Served) -> dict[str, Any]:
+    return _row(job, State.SUCCEEDED, Outcome.SUCCEEDED, served, result=result, answered=True)
+
+
+def after_error(job: Claimed, error: ProviderError, served: Served, backoff: Backoff) -> dict[str, Any]:
+    """What follows a driver's error."""
+    problem = {"code": error.error_code, "message": clean(error.message)[:_MAX_MESSAGE]}
+    if error.status is not None:
+        problem["provider_status"] = error.status
+    match error:
+        case RateLimitedError():
+            delay = backoff.delay(job.snoozes + 1) if error.delay is None else error.delay
+            return _again(
+                job, Outcome.FAILED, served, problem, delay, WaitingReason.RATE_LIMITED, counted=False
+            )
+        case PermanentError():
+            return _failed(job, Outcome.FAILED, served, problem, answered=error.status is not None)
+        case UnknownOutcomeError():
+            return _unknown(job, served, problem, backoff)
+        case _:
+            if not job.may_try_again:
+                return _failed(job, Outcome.FAILED, served, problem, retryable=True)
+            delay = backoff.delay(job.used)
+            return _again(job, Outcome.FAILED, served, problem, delay, WaitingReason.RETRY_BACKOFF)
+
+
+def after_cancel(job: Claimed, served: Served, *, provider_called: bool) -> dict[str, Any]:
+    return _row(
+        job,
+        State.CANCELLED,
+        Outcome.CANCELLED,
+        served,
+        data={"provider_called": provider_called},
+        event="job.cancelled",
+    )
+
+
+def after_loss(job: Claimed, served: Served, *, sent: bool, backoff: Backoff) -> dict[str, Any]:
+    """What follows when a worker vanished: its lease ran out."""
+    if sent:
+        problem = {
+            "code": "worker_lost",
+            "message": "The worker was lost while the provider was being called; the call may have been billed.",
+        }
+        return _unknown(job, served, problem, backoff)
+    problem = {"code": "worker_lost", "message": "The worker was lost before the provider was called."}
+    if not job.may_try_again:
+        return _failed(job, Outcome.LOST, served, problem, retryable=True)
+    return _again(job, Outcome.LOST, served, problem, 0.0, WaitingReason.RETRY_BACKOFF)
+
+
+def _unknown(job: Claimed, served: Served, problem: dict[str, Any], backoff: Backoff) -> dict[str, Any]:
+    if job.on_unknown == OnUnknown.FAIL:
+        problem["message"] += " on_unknown is fail, so it was not called again."
+        return _failed(job, Outcome.UNKNOWN, served, problem, retryable=True)
+    if not job.may_try_again:
+        return _failed(job, Outcome.UNKNOWN, served, problem, retryable=True)
+    return _again(job, Outcome.UNKNOWN, served, problem, backoff.delay(job.used), WaitingReason.RETRY_BACKOFF)
+
+
+def _failed(
+    job: Claimed,
+    outcome: Outcome,
+    served: Served,
+    problem: dict[str, Any],
+    *,
+    answered: bool = False,
+    retryable: bool = False,
+) -> dict[str, Any]:
+    """``retryable`` tells the client that the same job, submitted anew, may well succeed."""
+    error = {**problem, "retryable": retryable}
+    return _row(job, State.FAILED, outcome, served, error=error, answered=answered)
+
+
+def _again(
+    job: Claimed,
+    outcome: Outcome,
+    served: Served,
+    problem: dict[str, Any],
+    delay: float,
+    reason: WaitingReason,
+    *,
+    counted: bool = True,
+) -> dict[str, Any]:
+    row = _row(
+        job,
+        State.QUEUED,
+        outcome,
+        served,
+        error={**problem, "retryable": True},
+        data={"waiting_reason": reason, "error_code": problem["code"]},
+        event="job.retry_scheduled",
+    )
+    return row | {"delay": max(delay, 0.0), "waiting_reason": reason, "counted": counted}
+
+
+def _row(
+    job: Claimed,
+    state: State,
+    outcome: Outcome,
+    served: Served,
+    *,
+    result: dict[str, Any] | None = None,
+    error: dict[str, Any] | None = None,
+    answered: bool = False,
+    data: dict[str, Any] | None = None,
+    event: str | None = None,
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {"attempt": job.number, "outcome": outcome}
+    if error is not None and state == State.FAILED:
+        facts["error_code"] = error["code"]
+    return {
+        "job_id": job.job_id,
+        "number": job.number,
+        "state": state,
+        "outcome": outcome,
+        "counted": True,
+        "answered": answered,
+        "result": result,
+        "error": error,
+        "delay": 0.0,
+        "waiting_reason": None,
+        "provider": served.provider,
+        "upstream_model": served.upstream_model,
+        "model_version": served.model_version,
+        "upstream_request_id": served.upstream_request_id,
+        "usage": served.usage,
+        "cost": served.cost,
+        "event": event or f"job.{state}",
+        "data": facts | (data or {}),
+    }
+
+
+def clean(value: Any) -> Any:
+    """The same JSON value without what PostgreSQL's jsonb cannot hold: U+0000 and lone surrogates."""
+    match value:
+        case str():
+            return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+        case dict():
+            return {clean(name): clean(item) for name, item in value.items()}
+        case list():
+            return [clean(item) for item in value]
+        case _:
+            return value

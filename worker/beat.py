@@ -1,0 +1,102 @@
+"""Beat's scheduler: it runs the maintenance itself, on PostgreSQL, instead of sending messages about it.
+
+So maintenance never waits behind busy workers, piles up in no queue, and goes on while Redis is
+away. Two beats at once do no harm: see ``docs/decisions/0004-beat-runs-maintenance.md``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from celery.beat import ScheduleEntry, Scheduler
+from celery.utils.log import get_logger
+
+from shared.config import Settings, get_settings
+from shared.db import Database, is_unavailable
+from shared.queue import Doorbell
+from worker.loop import LoopThread
+from worker.maintenance import Maintenance
+
+log = get_logger(__name__)
+
+#: Each pass and how often it runs, in seconds.
+SCHEDULE: dict[str, float] = {"dispatch_due": 0.5, "rescue": 2.0, "republish": 5.0, "expire": 2.0}
+#: A pass that takes longer is given up; the next one goes on where it stopped.
+_PASS_TIMEOUT = 60.0
+
+
+class MaintenanceScheduler(Scheduler):
+    """Runs each due entry in this process."""
+
+    #: Beat would connect to the broker for it before each entry, and wait for ever while it is away.
+    producer = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._running: Running | None = None
+        super().__init__(*args, **kwargs)
+
+    def setup_schedule(self) -> None:
+        self.merge_inplace({name: {"task": name, "schedule": seconds} for name, seconds in SCHEDULE.items()})
+
+    def apply_entry(self, entry: ScheduleEntry, producer: Any = None) -> None:  # noqa: ARG002
+        if self._running is None:
+            self._running = Running(get_settings())
+        self._running.run(entry.name)
+
+    def close(self) -> None:
+        super().close()
+        if self._running is not None:
+            self._running.close()
+
+
+class Running:
+    """The loop and connections that the passes need."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._loop = LoopThread("maintenance")
+        self._heartbeat = settings.heartbeat_file
+        self._loop.run(self._open(settings))
+
+    def run(self, name: str) -> None:
+        """Runs one pass and reports; an error is logged, and the next pass tries again."""
+        started = time.monotonic()
+        try:
+            done = self._loop.run(self._timed(name))
+        except Exception as error:
+            if is_unavailable(error):
+                log.warning("%s: not possible now (%s); trying again", name, type(error).__name__)
+            else:
+                log.exception("%s failed; trying again", name)
+        else:
+            if done:
+                log.info("%s: %d jobs in %.2f s", name, done, time.monotonic() - started)
+        # Beat is well as long as it goes round, whatever the database does.
+        if self._heartbeat is not None:
+            self._heartbeat.parent.mkdir(parents=True, exist_ok=True)
+            self._heartbeat.touch()
+
+    def close(self) -> None:
+        self._loop.run(self._close())
+        self._loop.stop()
+
+    async def _open(self, settings: Settings) -> None:
+        self._database = Database(settings, application="plantain beat")
+        self._doorbell = Doorbell(settings)
+        maintenance = Maintenance(self._database, settings, self._doorbell)
+        self._passes: dict[str, Callable[[], Awaitable[int]]] = {
+            "dispatch_due": maintenance.dispatch_due,
+            "rescue": maintenance.rescue,
+            "republish": maintenance.republish,
+            "expire": maintenance.expire,
+        }
+
+    async def _timed(self, name: str) -> int:
+        async with asyncio.timeout(_PASS_TIMEOUT):
+            return await self._passes[name]()
+
+    async def _close(self) -> None:
+        await self._doorbell.close()
+        await self._database.close()

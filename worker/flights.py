@@ -1,0 +1,143 @@
+"""The attempts that this process has in the air, and the leases that keep them its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+from sqlalchemy import text
+
+from shared.config import Settings
+from shared.db import Database, is_unavailable
+from shared.jobs import queries
+from shared.jobs.outcomes import Claimed
+
+log = logging.getLogger(__name__)
+
+#: How long the consumer may be silent before the process no longer calls itself well.
+_CONSUMER_SILENCE_SECONDS = 30.0
+
+_HEARTBEAT = text("""
+    INSERT INTO workers (name, queues, concurrency, in_flight, heartbeat_at)
+    VALUES (:name, CAST(:queues AS text[]), :concurrency, :in_flight, now())
+    ON CONFLICT (name) DO UPDATE SET queues = excluded.queues, concurrency = excluded.concurrency,
+        in_flight = excluded.in_flight, heartbeat_at = excluded.heartbeat_at
+""")
+_GOODBYE = text("DELETE FROM workers WHERE name = :name")
+
+
+@dataclass(eq=False, slots=True)
+class Flight:
+    """One attempt, from its claim to its record."""
+
+    job: Claimed
+    #: Monotonic time after which nothing may be recorded any more.
+    deadline: float
+    #: The provider call, while it is under way.
+    call: asyncio.Task[object] | None = None
+    #: The client called it off.
+    cancelled: bool = False
+    #: Another attempt, or a rescue, has taken over: nothing may be written.
+    fenced: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def stop(self, *, fenced: bool = False) -> None:
+        """Aborts the provider call, if it is under way."""
+        self.fenced = self.fenced or fenced
+        self.cancelled = self.cancelled or not fenced
+        if self.call is not None:
+            self.call.cancel()
+
+
+class Flights:
+    """Keeps leases alive and this worker's name known; one background task a process."""
+
+    def __init__(self, database: Database, settings: Settings, name: str, queues: Iterable[str]) -> None:
+        self._database = database
+        self._settings = settings
+        self._name = name
+        self._queues = list(queues)
+        self._all: set[Flight] = set()
+        #: Monotonic time of the consumer's last sign of life; set by its timer.
+        self.consumer_seen = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, flight: Flight) -> None:
+        self._all.add(flight)
+
+    def remove(self, flight: Flight) -> None:
+        self._all.discard(flight)
+        flight.ended.set()
+
+    async def keep(self) -> None:
+        """Renews every few seconds, for ever."""
+        while True:
+            started = time.monotonic()
+            try:
+                await self._beat()
+                await self.renew(self._all)
+            except Exception as error:
+                if not is_unavailable(error):
+                    log.exception("leases could not be renewed; trying again")
+                else:
+                    log.warning("leases could not be renewed now (%s); trying again", type(error).__name__)
+            self._touch(self._settings.heartbeat_file)
+            await asyncio.sleep(max(0.0, self._settings.lease_renew_seconds - (time.monotonic() - started)))
+
+    async def renew(self, flights: Iterable[Flight]) -> None:
+        """Extends the leases of these attempts and stops those that are called off or taken over."""
+        held = list(flights)
+        if not held:
+            return
+        async with self._database.transaction() as db:
+            alive = await queries.renew(
+                db, [(f.job.job_id, f.job.number) for f in held], lease=self._settings.lease_seconds
+            )
+        for flight in held:
+            if flight not in self._all:
+                continue  # it ended meanwhile, which is why it was not found
+            cancel = alive.get(flight.job.job_id)
+            if cancel is None:
+                log.warning(
+                    "job %s attempt %d is no longer ours: stopping it", flight.job.job_id, flight.job.number
+                )
+                flight.stop(fenced=True)
+            elif cancel:
+                flight.stop()
+
+    async def wake(self, job_id: UUID) -> None:
+        """A cancel was asked for: if the job is ours, look now rather than at the next renewal."""
+        mine = [flight for flight in self._all if flight.job.job_id == job_id]
+        if mine:
+            await self.renew(mine)
+
+    async def say_goodbye(self) -> None:
+        async with self._database.transaction() as db:
+            await db.execute(_GOODBYE, {"name": self._name})
+
+    async def _beat(self) -> None:
+        parameters = {
+            "name": self._name,
+            "queues": self._queues,
+            "concurrency": self._settings.worker_concurrency,
+            "in_flight": len(self._all),
+        }
+        async with self._database.transaction() as db:
+            await db.execute(_HEARTBEAT, parameters)
+
+    def _touch(self, path: Path | None) -> None:
+        silence = time.monotonic() - self.consumer_seen
+        if silence > _CONSUMER_SILENCE_SECONDS:
+            log.warning(
+                "the consumer has been silent for %.0f s: the broker is away, or this worker is deaf", silence
+            )
+        elif path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()

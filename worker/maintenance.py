@@ -1,0 +1,109 @@
+"""What keeps jobs moving when messages, workers or clients don't: run by beat, safe to run twice at once."""
+
+from __future__ import annotations
+
+import logging
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Row
+
+from shared.config import Settings
+from shared.db import Database
+from shared.jobs import outcomes, queries
+from shared.jobs.outcomes import Backoff, Claimed, Served
+from shared.queue import Doorbell
+
+log = logging.getLogger(__name__)
+
+_BATCH = 500
+#: Messages sent again in one run at most, for each queue.
+_REPUBLISH_AT_MOST = 5000
+
+
+class Maintenance:
+    """Each method is one bounded pass; rows that another process works on are skipped."""
+
+    def __init__(self, database: Database, settings: Settings, doorbell: Doorbell) -> None:
+        self._database = database
+        self._settings = settings
+        self._doorbell = doorbell
+        self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
+
+    async def dispatch_due(self) -> int:
+        """Rings for jobs whose time has come: scheduled ones, retries, and those never published."""
+        total = 0
+        while True:
+            async with self._database.transaction() as db:
+                due = await queries.dispatch_due(db, limit=_BATCH)
+            unsent = await self._doorbell.ring_all(due)
+            if unsent:
+                async with self._database.transaction() as db:
+                    await queries.unpublish(db, unsent)
+            total += len(due) - len(unsent)
+            if unsent or len(due) < _BATCH:
+                return total
+
+    async def rescue(self) -> int:
+        """Takes jobs back from workers whose lease ran out."""
+        total = 0
+        while True:
+            async with self._database.transaction() as db:
+                lost = await queries.lock_lost(db, limit=_BATCH)
+                if lost:
+                    await queries.finish(db, [self._ending(row) for row in lost])
+            for row in lost:
+                what = "called the provider" if row.sent else "not called the provider"
+                log.warning(
+                    "job %s: worker %s was lost in attempt %d, having %s",
+                    row.job_id,
+                    row.lease_owner,
+                    row.number,
+                    what,
+                )
+            total += len(lost)
+            if len(lost) < _BATCH:
+                return total
+
+    async def republish(self) -> int:
+        """Rings again for jobs whose message was lost: as many as the broker is short of.
+
+        A long backlog whose messages all lie in the broker is healthy, and nothing is sent for it.
+        """
+        after = self._settings.republish_after_seconds
+        async with self._database.transaction() as db:
+            queues = await queries.stale_queues(db, after=after)
+        stale = {queue: (waiting, old) for queue, waiting, old in queues if old}
+        if not stale:
+            return 0
+        depths = await self._doorbell.depths(list(stale))
+        total = 0
+        for queue, (waiting, old) in stale.items():
+            missing = min(waiting - depths[queue], old, _REPUBLISH_AT_MOST)
+            if missing > 0:
+                total += await self._republish(queue, missing, after)
+        return total
+
+    async def expire(self) -> int:
+        """Ends queued jobs that nobody started in time."""
+        total = 0
+        while True:
+            async with self._database.transaction() as db:
+                expired = await queries.expire(db, limit=_BATCH)
+            total += expired
+            if expired < _BATCH:
+                return total
+
+    async def _republish(self, queue: str, missing: int, after: float) -> int:
+        async with self._database.transaction() as db:
+            jobs = await queries.republish(db, queue, after=after, limit=missing)
+        unsent = await self._doorbell.ring_all(jobs)
+        log.warning("%s: %d messages were missing and were sent again", queue, len(jobs) - len(unsent))
+        return len(jobs) - len(unsent)
+
+    def _ending(self, row: Row[Any]) -> dict[str, Any]:
+        job = Claimed(row.job_id, row.number, row.snoozes, row.max_attempts, row.on_unknown)
+        served = Served(cost=row.estimate if row.sent else Decimal(0))
+        if row.cancel:
+            return outcomes.after_cancel(job, served, provider_called=row.sent)
+        return outcomes.after_loss(job, served, sent=row.sent, backoff=self._backoff)

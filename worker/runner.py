@@ -1,0 +1,334 @@
+"""claim → call → record: what happens to one job in one attempt.
+
+Two short transactions and a note between them; none is open while the provider is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+from uuid_utils.compat import uuid7
+
+from shared import storage
+from shared.artifacts import queries as artifacts
+from shared.coalesce import Coalescer
+from shared.config import Settings
+from shared.db import Database, is_unavailable
+from shared.jobs import outcomes, queries
+from shared.jobs.outcomes import Backoff, Claimed, Served
+from shared.kinds import KINDS, StoredImage
+from shared.providers import Drivers
+from shared.providers.base import (
+    Call,
+    Driver,
+    Generation,
+    GenerationRequest,
+    ImageBytes,
+    ProviderError,
+    RetryableError,
+    UnknownOutcomeError,
+)
+from shared.providers.catalog import ModelSpec, catalog
+from shared.providers.pricing import cost, estimate
+from worker.flights import Flight, Flights
+
+log = logging.getLogger(__name__)
+
+#: Beyond a job's timeout: the time in which an answer may still be recorded.
+RECORD_GRACE_SECONDS = 60.0
+#: Beyond a driver's own deadline: it must never come to this.
+_DRIVER_GRACE_SECONDS = 5.0
+_RECORD_RETRY_SECONDS = (0.1, 2.0)
+SIMULATOR = "simulator"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A claimed job, ready to be sent."""
+
+    project_id: UUID
+    kind: str
+    stored: dict[str, Any]
+    model: ModelSpec
+    request: GenerationRequest
+    driver: Driver
+    timeout: float
+    estimate: Decimal
+
+
+class _FencedOut(Exception):
+    """Another attempt has taken over: the transaction is rolled back, pictures and all."""
+
+
+class Runner:
+    """Runs attempts; one a process. Claims, notes and records of concurrent jobs share statements."""
+
+    def __init__(
+        self, database: Database, settings: Settings, drivers: Drivers, flights: Flights, name: str
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._drivers = drivers
+        self._flights = flights
+        self._name = name
+        self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
+        self._claims: Coalescer[UUID, Row[Any] | None] = Coalescer(
+            self._claim_batch, is_shared_fault=is_unavailable
+        )
+        self._notes: Coalescer[dict[str, Any], bool] = Coalescer(
+            self._note_batch, is_shared_fault=is_unavailable
+        )
+        self._records: Coalescer[dict[str, Any], str | None] = Coalescer(
+            self._record_batch, lanes=2, is_shared_fault=is_unavailable
+        )
+
+    async def run(self, job_id: UUID) -> str:
+        """Runs one attempt of a job, if it may run now. Answers what became of it, for people.
+
+        A message for a job that is not queued (a duplicate, a cancelled one) ends here, before any call.
+        """
+        row = await self._claims(job_id)
+        if row is None:
+            return "nothing to do"
+        claimed = Claimed(row.id, row.attempt, row.snoozes, row.max_attempts, row.on_unknown)
+        flight = Flight(claimed, deadline=time.monotonic() + row.timeout_seconds + RECORD_GRACE_SECONDS)
+        self._flights.add(flight)
+        try:
+            return await self._attempt(flight, row)
+        finally:
+            self._flights.remove(flight)
+
+    async def _attempt(self, flight: Flight, row: Row[Any]) -> str:
+        started = time.monotonic()
+        try:
+            prepared = await self._prepare(row)
+        except Exception as error:
+            if is_unavailable(error):
+                raise  # nothing was sent: the lease runs out and another attempt begins
+            log.exception("job %s could not be prepared", row.id)
+            broken = RetryableError(
+                f"The job could not be prepared ({type(error).__name__}).", code="internal_error"
+            )
+            return await self._record(
+                flight, outcomes.after_error(flight.job, broken, Served(), self._backoff)
+            )
+        if not await self._notes({"job_id": row.id, "number": row.attempt, "estimate": prepared.estimate}):
+            return await self._give_back(flight)
+        ending, images = await self._call(flight, prepared)
+        what = await self._record(flight, ending, prepared.project_id, images)
+        log.info(
+            "job %s attempt %d: %s after %.2f s (%s)",
+            row.id,
+            row.attempt,
+            what,
+            time.monotonic() - started,
+            row.model,
+        )
+        return what
+
+    async def _prepare(self, row: Row[Any]) -> Prepared:
+        kind, model = KINDS[row.kind], catalog()[row.model]
+        images = await self._load_inputs(row.id) if kind.queue == "image" else []
+        request = kind.to_request(row.input, images)
+        return Prepared(
+            project_id=row.project_id,
+            kind=row.kind,
+            stored=row.input,
+            model=model,
+            request=request,
+            driver=self._drivers.get(model),
+            timeout=row.timeout_seconds,
+            estimate=estimate(model, request, datetime.now(UTC)),
+        )
+
+    async def _load_inputs(self, job_id: UUID) -> list[ImageBytes]:
+        async with self._database.transaction() as db:
+            return [
+                ImageBytes(
+                    await storage.read_all(db, image.id),
+                    image.media_type,
+                    image.width or 0,
+                    image.height or 0,
+                )
+                for image in await artifacts.inputs(db, job_id)
+            ]
+
+    async def _give_back(self, flight: Flight) -> str:
+        """The provider was not called, because the job is called off or no longer ours."""
+        await self._flights.renew([flight])
+        if flight.cancelled:
+            return await self._record(
+                flight, outcomes.after_cancel(flight.job, Served(), provider_called=False)
+            )
+        return "no longer ours"
+
+    async def _call(self, flight: Flight, prepared: Prepared) -> tuple[dict[str, Any], Sequence[ImageBytes]]:
+        """Calls the provider; answers how the attempt ends and the pictures that came."""
+        call = Call(flight.job.job_id, flight.job.number, prepared.model, prepared.timeout)
+        flight.call = asyncio.create_task(self._generate(prepared, call))
+        try:
+            if flight.cancelled or flight.fenced:
+                flight.call.cancel()
+            generation = await flight.call
+        except asyncio.CancelledError:
+            if not (flight.cancelled or flight.fenced):
+                raise
+            served = self._served(prepared, cost_usd=prepared.estimate)
+            return outcomes.after_cancel(flight.job, served, provider_called=True), ()
+        except ProviderError as error:
+            return outcomes.after_error(
+                flight.job, error, self._served_by_error(prepared, error), self._backoff
+            ), ()
+        finally:
+            flight.call = None
+        return self._succeeded(flight.job, prepared, generation), generation.images
+
+    async def _generate(self, prepared: Prepared, call: Call) -> Generation:
+        try:
+            async with asyncio.timeout(prepared.timeout + _DRIVER_GRACE_SECONDS):
+                return await prepared.driver.generate(prepared.request, call)
+        except TimeoutError:
+            raise UnknownOutcomeError("The provider did not answer in time.", code="timeout") from None
+        except ProviderError:
+            raise
+        except Exception as error:
+            # A driver's bug: whether the provider billed the call, nobody knows.
+            log.exception("job %s attempt %d: the driver failed", call.job_id, call.attempt)
+            raise UnknownOutcomeError(
+                f"The driver failed ({type(error).__name__}).", code="internal_error"
+            ) from None
+
+    def _succeeded(self, job: Claimed, prepared: Prepared, generation: Generation) -> dict[str, Any]:
+        stored = [
+            StoredImage(
+                uuid7(),
+                image.media_type,
+                len(image.data),
+                sha256(image.data).hexdigest(),
+                image.width,
+                image.height,
+            )
+            for image in generation.images
+        ]
+        result = outcomes.clean(KINDS[prepared.kind].result(prepared.stored, generation, stored))
+        price = (
+            generation.cost_usd
+            if generation.cost_usd is not None
+            else cost(prepared.model, generation.usage, datetime.now(UTC))
+        )
+        served = Served(
+            provider=SIMULATOR if generation.simulated else prepared.driver.provider,
+            upstream_model=prepared.model.upstream,
+            model_version=generation.model_version,
+            upstream_request_id=generation.upstream_request_id,
+            usage=generation.usage.as_json(),
+            cost=price,
+        )
+        return outcomes.succeeded(job, result, served)
+
+    def _served_by_error(self, prepared: Prepared, error: ProviderError) -> Served:
+        usage = error.usage
+        if usage is not None:
+            spent = cost(prepared.model, usage, datetime.now(UTC))
+        else:
+            spent = prepared.estimate if error.billed is None else Decimal(0)
+        return Served(
+            provider=SIMULATOR if error.simulated else prepared.driver.provider,
+            upstream_model=prepared.model.upstream,
+            model_version=error.model_version,
+            upstream_request_id=error.upstream_request_id,
+            usage=usage.as_json() if usage else None,
+            cost=spent,
+        )
+
+    def _served(self, prepared: Prepared, *, cost_usd: Decimal) -> Served:
+        return Served(
+            provider=prepared.driver.provider, upstream_model=prepared.model.upstream, cost=cost_usd
+        )
+
+    async def _record(
+        self,
+        flight: Flight,
+        row: dict[str, Any],
+        project_id: UUID | None = None,
+        images: Sequence[ImageBytes] = (),
+    ) -> str:
+        """Writes the ending. While the database is away the answer is held, as long as it may still be written."""
+        first, longest = _RECORD_RETRY_SECONDS
+        delay = first
+        while not flight.fenced:
+            try:
+                if images and project_id is not None:
+                    state = await self._record_with_images(row, project_id, images)
+                else:
+                    state = await self._records(row)
+            except Exception as error:
+                if not is_unavailable(error) or time.monotonic() > flight.deadline:
+                    raise
+                log.warning(
+                    "job %s: its ending waits for the database (%s)", row["job_id"], type(error).__name__
+                )
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, longest)
+            else:
+                return state or "no longer ours"
+        return "no longer ours"
+
+    async def _record_with_images(
+        self, row: dict[str, Any], project_id: UUID, images: Sequence[ImageBytes]
+    ) -> str | None:
+        """Pictures and ending in one transaction: both or neither.
+
+        The ending comes last: its row lock would hold up renewals while a large picture is written.
+        """
+        try:
+            async with self._database.transaction() as db:
+                for position, (image, entry) in enumerate(zip(images, row["result"]["images"], strict=True)):
+                    await artifacts.insert(
+                        db,
+                        artifact_id=UUID(entry["artifact_id"]),
+                        project_id=project_id,
+                        job_id=row["job_id"],
+                        role="output",
+                        position=position,
+                        media_type=image.media_type,
+                        data=image.data,
+                        digest=bytes.fromhex(entry["sha256"]),
+                        width=image.width,
+                        height=image.height,
+                    )
+                finished = (await queries.finish(db, [row])).get(row["job_id"])
+                if finished is None:
+                    raise _FencedOut
+        except _FencedOut:
+            return None
+        return str(finished.state)
+
+    async def _claim_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
+        unique = list(dict.fromkeys(ids))
+        async with self._database.transaction() as db:
+            claimed = await queries.claim(
+                db, unique, worker=self._name, lease=self._settings.lease_seconds, grace=RECORD_GRACE_SECONDS
+            )
+        # Of two messages for one job in one batch, the first gets it.
+        return [claimed.pop(job_id, None) for job_id in ids]
+
+    async def _note_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[bool]:
+        async with self._database.transaction() as db:
+            sent = await queries.mark_sent(db, rows)
+        return [row["job_id"] in sent for row in rows]
+
+    async def _record_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[str | None]:
+        async with self._database.transaction() as db:
+            finished = await queries.finish(db, rows)
+        return [finished[row["job_id"]].state if row["job_id"] in finished else None for row in rows]
