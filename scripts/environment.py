@@ -75,7 +75,10 @@ def run(module: str) -> NoReturn:
             f"PLANTAIN_VENV=skip, but {sys.executable} has no module {error.name}.",
             f"Install it: {sys.executable} -m pip install --no-deps --require-hashes -r {REQUIREMENTS}",
         )
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _enter() -> None:

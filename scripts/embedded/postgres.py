@@ -137,10 +137,14 @@ class EmbeddedPostgres(EmbeddedServer):
         user = run_as()
         if user == "self":
             return
-        owner = NOBODY if user == "nobody" else os.getuid()
-        if user == "nobody":
+        owner, present = NOBODY if user == "nobody" else os.getuid(), path.stat().st_uid
+        if present not in {NOBODY, os.getuid()}:
+            raise EmbeddedError(
+                f"{path} belongs to user {present}. Run this as that user, or use another folder."
+            )
+        if self.folder.stat().st_uid in {NOBODY, os.getuid()}:
             os.chown(self.folder, owner, owner)
-        if path.stat().st_uid == owner:
+        if present == owner:
             return
         for folder, _, names in os.walk(path):
             for name in [".", *names]:
