@@ -26,7 +26,7 @@ def _google_genai(settings: Settings) -> Driver:
 def _google_generativeai(settings: Settings) -> Driver:
     from shared.providers.gemini_legacy import GeminiLegacyDriver
 
-    return GeminiLegacyDriver(endpoints.gemini(settings))
+    return GeminiLegacyDriver(endpoints.gemini(settings), threads=settings.worker_concurrency)
 
 
 def _nano_banana_google(settings: Settings) -> Driver:

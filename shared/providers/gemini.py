@@ -29,7 +29,7 @@ class GeminiDriver:
     provider = "google"
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._key = endpoint.key
+        self._endpoint = endpoint
         self._http = open_client(endpoint.base_url, wire.error_from)
         # Never used; given so that the SDK makes no client of its own.
         self._unused = httpx.Client(verify=ssl_context())
@@ -47,7 +47,7 @@ class GeminiDriver:
     async def generate(self, request: Any, call: Call) -> Generation:
         if not isinstance(request, TextRequest):
             raise PermanentError(f"{call.model.alias} makes text, not pictures", reason="invalid_request")
-        async with guarded(self._key) as exchange:
+        async with guarded(self._endpoint.key) as exchange:
             async with asyncio.timeout(call.timeout):
                 answer = await self._client.aio.models.generate_content(
                     model=call.model.upstream, contents=_contents(request), config=_config(request, call)

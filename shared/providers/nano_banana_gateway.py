@@ -71,11 +71,10 @@ class NanoBananaGatewayDriver:
     provider = "gateway"
 
     def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
-        self._key = endpoint.key
+        self._endpoint = endpoint
         self._url = f"{endpoint.base_url}/{settings.nano_banana_gateway_path.strip('/')}"
-        scheme = settings.nano_banana_gateway_auth_scheme
-        credentials = endpoint.key if scheme.lower() == "none" else f"{scheme} {endpoint.key}"
-        self._auth = {settings.nano_banana_gateway_auth_header: credentials}
+        self._header = settings.nano_banana_gateway_auth_header
+        self._scheme = settings.nano_banana_gateway_auth_scheme
         self._http = open_client(endpoint.base_url, error_from, expect=(200, 202))
         hosts = settings.nano_banana_gateway_result_hosts.lower().split(",")
         self._results = ResultFetcher(
@@ -85,7 +84,7 @@ class NanoBananaGatewayDriver:
     async def generate(self, request: Any, call: Call) -> Generation:
         if not isinstance(request, ImageRequest):
             raise PermanentError(f"{call.model.alias} makes pictures only", reason="invalid_request")
-        async with guarded(self._key) as exchange:
+        async with guarded(self._endpoint.key) as exchange:
             async with asyncio.timeout(call.timeout):
                 answer = await self._answer(request, call)
                 _refuse_failure(answer)
@@ -97,12 +96,17 @@ class NanoBananaGatewayDriver:
         await self._http.aclose()
         await self._results.aclose()
 
+    def _auth(self) -> dict[str, str]:
+        """The key's header; the scheme ``none`` (an empty setting counts as unset) sends the bare key."""
+        key = self._endpoint.key
+        return {self._header: key if self._scheme.lower() == "none" else f"{self._scheme} {key}"}
+
     async def _answer(self, request: ImageRequest, call: Call) -> Mapping[str, Any]:
         """The answer in a final state, waited for where the gateway says that it takes longer."""
         sizes = sum(len(image.data) for image in request.input_images)
         body = await offload(sizes, _encode, request, call.model.alias)
         headers = {
-            **self._auth,
+            **self._auth(),
             "content-type": "application/json",
             "idempotency-key": call.request_id,
             "x-request-id": call.request_id,
@@ -118,7 +122,7 @@ class NanoBananaGatewayDriver:
 
     async def _polled(self, job: str, answer: Mapping[str, Any], call: Call) -> Mapping[str, Any]:
         url = f"{self._url}/{quote(job, safe='')}"
-        headers = {**self._auth, "x-request-id": call.request_id}
+        headers = {**self._auth(), "x-request-id": call.request_id}
         nonsense = 0
         while _state(answer, 202) in _UNDER_WAY:
             await asyncio.sleep(_pause(answer))
@@ -183,7 +187,10 @@ def _error(error: Mapping[str, Any], status: int | None, delay: float | None) ->
         known = isinstance(after, int | float) and not isinstance(after, bool) and after >= 0
         return RateLimitedError(words, delay=after / 1000 if known else delay, **rest)  # type: ignore[operator]
     if code in _PERMANENT:
-        return PermanentError(words, reason=_PERMANENT[code], **rest)
+        # "invalid_request" says less than a 404 does.
+        general = _PERMANENT[code] == "invalid_request"
+        reason = _REASON_OF_STATUS.get(status or 0, "invalid_request") if general else _PERMANENT[code]
+        return PermanentError(words, reason=reason, **rest)
     if code in _TRANSIENT or (status is not None and (status >= 500 or status < 400)):
         return RetryableError(words, **rest)
     if status in {408, 409, 425, 499} or error.get("retryable") is True:
@@ -203,19 +210,11 @@ def _refuse_failure(answer: Mapping[str, Any]) -> None:
             raise PermanentError(
                 f"The picture was blocked: {words}", reason="safety_blocked", **_paid(answer)
             )
-        case "failed" if told.get("code") in {"no_image", "no_images"} or not told:
+        case "failed" if told.get("retryable") is True or told.get("code") in _PERMANENT:
+            raise _with_payment(_error(told, None, None), answer)
+        case "failed":
             words = told.get("message") or "the gateway gives no reason"
             raise PermanentError(f"The gateway made no picture: {words}", reason="no_image", **_paid(answer))
-        case "failed":
-            failure = _error(told, None, None)
-            paid = _paid(answer)
-            failure.usage, failure.billed, failure.model_version = (
-                paid["usage"],
-                paid["billed"],
-                paid["model_version"],
-            )
-            failure.status = 200
-            raise failure
         case state:
             raise malformed(f"the state {state!r}"[:100])
 
@@ -227,11 +226,7 @@ def _decoded(encoded: list[str | bytes], answer: Mapping[str, Any]) -> list[Imag
     try:
         return [inspect(decode_base64(data) if isinstance(data, str) else data) for data in encoded]
     except NotAnImageError as error:
-        failure = malformed(str(error))
-        paid = _paid(answer)
-        failure.usage, failure.model_version = paid["usage"], paid["model_version"]
-        failure.billed = True if failure.usage else None
-        raise failure from None
+        raise _with_payment(malformed(str(error)), answer) from None
 
 
 def _generation(answer: Mapping[str, Any], images: list[ImageBytes], exchange: Exchange) -> Generation:
@@ -298,6 +293,12 @@ def _paid(answer: Mapping[str, Any]) -> dict[str, Any]:
         "model_version": _text(answer.get("model")),
         "upstream_request_id": _text(answer.get("id")),
     }
+
+
+def _with_payment(error: ProviderError, answer: Mapping[str, Any]) -> ProviderError:
+    for name, value in _paid(answer).items():
+        setattr(error, name, value)
+    return error
 
 
 def _usage(answer: Mapping[str, Any]) -> Usage | None:

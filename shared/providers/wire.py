@@ -6,7 +6,7 @@ values that they do not know. Shapes: docs of the Gemini API, ``GenerateContentR
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,22 +31,23 @@ from shared.providers.transport import malformed
 _PACIFIC = ZoneInfo("America/Los_Angeles")
 #: Spend limits count the last ten minutes.
 _SPEND_WINDOW = 600.0
-#: Finish reasons by their protobuf number, for gateways that answer numbers.
+#: Finish and block reasons by their protobuf number: the old SDK asks for numbers.
 _FINISH_NUMBERS = [
-    "FINISH_REASON_UNSPECIFIED",
+    "",
     "STOP",
     "MAX_TOKENS",
     "SAFETY",
     "RECITATION",
     "OTHER",
+    "LANGUAGE",
     "BLOCKLIST",
     "PROHIBITED_CONTENT",
     "SPII",
     "MALFORMED_FUNCTION_CALL",
-    "LANGUAGE",
     "IMAGE_SAFETY",
-    "UNEXPECTED_TOOL_CALL",
 ]
+_BLOCK_NUMBERS = ["", "SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY"]
+_IMAGE_MODALITY = ("IMAGE", "2")
 _SAFETY = {"SAFETY", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT"}
 _RECITATION = {"RECITATION", "IMAGE_RECITATION"}
 _MALFORMED = {"MALFORMED_RESPONSE", "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"}
@@ -142,13 +143,13 @@ def _read(body: bytes | str) -> _Answer:
     content = _dict(candidate.get("content"))
     answer = _Answer(
         parts=[part for part in map(_dict, _list(content.get("parts"))) if not part.get("thought")],
-        finish=_finish(_get(candidate, "finishReason")),
+        finish=_named(_get(candidate, "finishReason"), _FINISH_NUMBERS),
         finish_message=_string(_get(candidate, "finishMessage")) or "",
         usage=_usage(_dict(_get(loaded, "usageMetadata")), has_image=_has_image(content)),
         model_version=_string(_get(loaded, "modelVersion")),
         response_id=_string(_get(loaded, "responseId")),
     )
-    block = _get(_dict(_get(loaded, "promptFeedback")), "blockReason")
+    block = _named(_get(_dict(_get(loaded, "promptFeedback")), "blockReason"), _BLOCK_NUMBERS)
     if block:
         raise _permanent(answer, "safety_blocked", f"The prompt was blocked ({block})")
     if not candidate:
@@ -185,9 +186,10 @@ def _malformed(answer: _Answer, words: str) -> RetryableError:
     return error
 
 
-def _finish(value: Any) -> str:
+def _named(value: Any, names: Sequence[str]) -> str:
+    """An enum's name, whether the answer gives that or its number; empty where there is none."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return _FINISH_NUMBERS[value] if 0 <= value < len(_FINISH_NUMBERS) else f"FINISH_{value}"
+        return names[value] if 0 <= value < len(names) else f"NUMBER_{value}"
     return value if isinstance(value, str) else ""
 
 
@@ -207,7 +209,7 @@ def _usage(metadata: Mapping[str, Any], *, has_image: bool) -> Usage | None:
     of_images = sum(
         _count(detail, "tokenCount")
         for detail in map(_dict, details)
-        if str(detail.get("modality", "")).upper() == "IMAGE"
+        if str(detail.get("modality", "")).upper() in _IMAGE_MODALITY
     )
     # Without details, an answer with a picture counts as all picture: rather too dear than ten times too cheap.
     return Usage(
@@ -243,7 +245,7 @@ def _reason(status: int, error: Mapping[str, Any], details: list[Mapping[str, An
     if any(str(detail.get("reason", "")).startswith("API_KEY") for detail in details):
         return "unauthenticated"
     # 400 for an account's country or billing: nothing that the request could do better.
-    if error.get("status") == "FAILED_PRECONDITION":
+    if status == 400 and error.get("status") == "FAILED_PRECONDITION":
         return "permission_denied"
     return _REASON_OF_STATUS.get(status, "invalid_request")
 
