@@ -15,6 +15,8 @@ from .facts import MAX_BODY_BYTES
 #: Where the server leaves the connection's transport in the ASGI scope (see server.py).
 TRANSPORT_KEY = "plantain.transport"
 
+_MAX_DRAINED_BYTES = 8 * MAX_BODY_BYTES
+
 JSON = "application/json; charset=UTF-8"
 
 
@@ -45,9 +47,11 @@ class Exchange:
         return {name: values[-1] for name, values in parse_qs(self.scope["query_string"].decode()).items()}
 
     async def body(self) -> bytes:
-        """The whole body. Raises BodyTooLarge, ClientLeft."""
-        if int(self.headers.get("content-length") or 0) > MAX_BODY_BYTES:
-            raise BodyTooLarge
+        """The whole body. Raises BodyTooLarge, ClientLeft.
+
+        A body that is too large is read to its end all the same, and thrown away: a client that is still sending
+        would meet a reset instead of its 413.
+        """
         parts: list[bytes] = []
         total = 0
         while True:
@@ -56,11 +60,17 @@ class Exchange:
                 raise ClientLeft
             part = message.get("body", b"")
             total += len(part)
-            if total > MAX_BODY_BYTES:
+            if total > _MAX_DRAINED_BYTES:
                 raise BodyTooLarge
-            parts.append(part)
+            if total <= MAX_BODY_BYTES:
+                parts.append(part)
+            else:
+                parts.clear()
             if not message.get("more_body"):
-                return b"".join(parts)
+                break
+        if total > MAX_BODY_BYTES:
+            raise BodyTooLarge
+        return b"".join(parts)
 
     async def wait(self, seconds: float) -> None:
         """Sleep; raises ClientLeft as soon as the client has gone. Call it only after the body was read."""
