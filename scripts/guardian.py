@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 #: How long the groups may take to follow their signal, in seconds.
 GRACE = 5.0
@@ -34,9 +35,9 @@ def end(groups: dict[int, int]) -> None:
     for group, number in groups.items():
         _send(group, number)
     deadline = time.monotonic() + GRACE
-    while (groups := {g: n for g, n in groups.items() if _send(g, 0)}) and time.monotonic() < deadline:
+    while (left := _living(set(groups))) and time.monotonic() < deadline:
         time.sleep(0.05)
-    for group in groups:
+    for group in left:
         _send(group, signal.SIGKILL)
 
 
@@ -46,6 +47,19 @@ def _send(group: int, number: int) -> bool:
         os.killpg(group, number)
         return True
     return False
+
+
+def _living(groups: set[int]) -> set[int]:
+    """Those groups in which somebody runs. The dead that nobody has waited for yet count only where /proc is absent."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, group = (
+                stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:3]
+            )
+            if state != "Z":
+                found.add(int(group))
+    return groups & found if found else {group for group in groups if _send(group, 0)}
 
 
 if __name__ == "__main__":

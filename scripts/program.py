@@ -21,7 +21,7 @@ class Program:
         command: the program (an absolute path) and its arguments; never a secret, everybody can read it.
         environment: all that the process gets to see; secrets go here.
         is_ready: asked again and again after the start, until it is true.
-        grace: seconds between SIGTERM and SIGKILL.
+        grace: seconds between `stop_signal` and SIGKILL.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Program:
     log: Path
     is_ready: Callable[[], bool] = lambda: True
     grace: float = 5
+    stop_signal: signal.Signals = signal.SIGTERM
     stdin: bytes = b""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -67,7 +68,7 @@ class Program:
     def terminate(self) -> None:
         """Ask it to stop."""
         if self.alive:
-            self.process.terminate()
+            self.process.send_signal(self.stop_signal)
 
     def kill(self) -> None:
         """End it and what it left behind."""

@@ -1,6 +1,7 @@
 """All of Plantain on this machine: which processes there are, with which settings, and when they are ready."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -177,7 +178,9 @@ class Stack:
         port = self.flower_port = ports.next_free(FLOWER_PORT)
         command = ["celery", "-A", "worker.app", "flower", f"--address={ports.HOST}", f"--port={port}"]
         secret = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.flower_password}"}
-        return [self._program("flower", command, secret, is_ready=lambda: listens(port))]
+        # It keeps nothing, and waits for a thread that never ends when it is asked to stop.
+        how = {"is_ready": lambda: listens(port), "stop_signal": signal.SIGKILL}
+        return [self._program("flower", command, secret, **how)]
 
     def _with_heartbeat(
         self, name: str, command: list[str], extra: Mapping[str, str], grace: float
