@@ -132,6 +132,15 @@ class EmbeddedPostgres(EmbeddedServer):
         if code != 0:
             raise self._failure(f"could not make its data folder ({program} exited with code {code})")
 
+    def _failure(self, what: str) -> EmbeddedError:
+        error = super()._failure(what)
+        if run_as() != "nobody" or "Permission denied" not in str(error):
+            return error
+        return EmbeddedError(
+            f"{error}\nPostgreSQL never runs as root, so here it runs as `nobody`, who cannot reach some of its files. "
+            "Use a data folder that everybody can reach, such as one in /var/tmp, or run this as an ordinary user."
+        )
+
     def _give(self, path: Path) -> None:
         """Make the files belong to the user that the server runs as. Only root ever has to."""
         user = run_as()

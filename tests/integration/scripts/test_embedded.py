@@ -196,6 +196,14 @@ def test_root_without_namespaces_becomes_nobody(folder: Path, monkeypatch: pytes
         assert rows(pg.url) == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
+def test_folder_out_of_reach_for_nobody_is_explained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "run_as", lambda: "nobody")
+    folder.chmod(0o700)
+    with pytest.raises(EmbeddedError, match="who cannot reach some of its files"):
+        EmbeddedPostgres(folder / "data").start()
+
+
 def test_folder_may_have_any_name(folder: Path) -> None:
     strange = folder / 'it\'s a "folder" ünd so'
     with EmbeddedPostgres(strange) as pg, EmbeddedValkey(strange):
