@@ -15,8 +15,7 @@ async def health(_: Simulator, exchange: Exchange) -> None:
 async def calls(sim: Simulator, exchange: Exchange) -> None:
     """`GET` and `DELETE /sim/calls`; `?job=` lists one job only, `?by_job=0` leaves the jobs out."""
     if exchange.method == "DELETE":
-        sim.board.reset()
-        sim.last_requests.clear()
+        sim.reset()
         await exchange.answer_json(200, {"reset": True})
         return
     query = exchange.query

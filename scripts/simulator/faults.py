@@ -200,6 +200,10 @@ class FaultPicker:
         self._rng = rng
         self._met: OrderedDict[str, int] = OrderedDict()
 
+    def reset(self) -> None:
+        """Forget which job has met which fault."""
+        self._met.clear()
+
     def pick(self, form: str, asked: tuple[Asked, ...], rates: dict[str, float], job: str) -> Asked | None:
         """The fault of this call, or None. Faults that the form does not have are passed over."""
         for one in asked:

@@ -94,9 +94,9 @@ async def _answer(sim: Simulator, exchange: Exchange, call: Call) -> None:
         directives = read_directives(order.prompt, exchange.headers.get("x-sim-fault"))
     except UnknownFault as error:
         raise invalid(str(error)) from None
+    _check_limits(sim, call)
     counted_by = job_key(call.job, order.prompt)
     fault = sim.faults.pick(GATEWAY, directives.faults, sim.settings.fault_rates, counted_by)
-    _check_limits(sim, call)
     if fault is not None:
         call.outcome = f"fault:{fault.name}"
         if fault.fault.stage == REFUSAL:

@@ -35,7 +35,8 @@ class Job:
     @property
     def weight(self) -> int:
         """Bytes held."""
-        return 2_000 + sum(len(picture.data) for picture in self.pictures)
+        inputs = sum(len(data) for _, data in self.order.inputs)
+        return 2_000 + inputs + sum(len(picture.data) for picture in self.pictures)
 
     def progress(self) -> str:
         """The status: queued for the first sixth of the time, then running until it is final."""

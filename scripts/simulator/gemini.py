@@ -85,14 +85,14 @@ async def _answer(sim: Simulator, exchange: Exchange, call: Call, version: str, 
         directives = read_directives(order.prompt, exchange.headers.get("x-sim-fault"))
     except UnknownFault as error:
         raise invalid_argument(str(error)) from None
-    key = job_key(call.job, order.prompt)
-    fault = sim.faults.pick(GEMINI, directives.faults, sim.settings.fault_rates, key)
     _check_rate(sim, call)
     limits = sim.settings.concurrency
     if not sim.limiter.enter(model.id, limit_of(limits, model.id)):
         call.outcome = "rate_limited"
         raise errors.rate_limited(model.id, 1.0, _CONCURRENT, str(limit_of(limits, model.id)))
     try:
+        key = job_key(call.job, order.prompt)
+        fault = sim.faults.pick(GEMINI, directives.faults, sim.settings.fault_rates, key)
         if fault is not None:
             call.outcome = f"fault:{fault.name}"
         if fault is not None and fault.fault.stage == REFUSAL:

@@ -13,6 +13,10 @@ class Limiter:
         self._arrivals: dict[str, deque[float]] = {}
         self._running: Counter[str] = Counter()
 
+    def reset(self) -> None:
+        """Begin new windows; running calls stay counted."""
+        self._arrivals.clear()
+
     def delay(self, model: str, limit: int | None, window: float) -> float | None:
         """None when the call may go on (and is counted), else the seconds until it may come again."""
         if limit is None:

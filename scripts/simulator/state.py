@@ -67,6 +67,13 @@ class Simulator:
             oldest = next(name for name in self.last_requests if name != "*")
             del self.last_requests[oldest]
 
+    def reset(self) -> None:
+        """Forget what was counted and kept of past calls. Settings stay, and so does the gateway's finished work."""
+        self.board.reset()
+        self.faults.reset()
+        self.limiter.reset()
+        self.last_requests.clear()
+
     def close(self) -> None:
         """Let the painting threads go."""
         self._painters.shutdown(wait=False, cancel_futures=True)

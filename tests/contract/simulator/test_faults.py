@@ -351,6 +351,16 @@ async def test_times_counts_the_calls_of_a_job(http: httpx.AsyncClient) -> None:
     assert await statuses("another-job") == [429, 503, 503, 200, 200]
 
 
+async def test_a_call_that_was_rate_limited_has_not_met_its_fault(
+    http: httpx.AsyncClient, sim: SimulatorProcess
+) -> None:
+    sim.configure(rpm=0)
+    prompt, job = body("x [[sim:fault=503;times=1]]"), {"x-request-id": f"{JOB}-1"}
+    assert (await generate(http, prompt, headers=job)).status_code == 429
+    sim.configure(rpm=None)
+    assert [(await generate(http, prompt, headers=job)).status_code for _ in range(2)] == [503, 200]
+
+
 async def test_times_counts_by_the_prompt_without_an_id(http: httpx.AsyncClient) -> None:
     prompt = "no id [[sim:fault=500;times=1]]"
     assert [(await generate(http, body(prompt))).status_code for _ in range(3)] == [500, 200, 200]

@@ -129,7 +129,7 @@ async def test_image_generation(aio: genai.client.AsyncClient) -> None:
 def test_image_editing_keeps_the_input_visible(sdk: genai.Client, sim: SimulatorProcess) -> None:
     sim.configure(picture_weight="real")
     source = types.Part.from_bytes(data=picture(400, 300, "#ff00ff"), mime_type="image/png")
-    contents: types.ContentListUnion = ["Make it blue", source]
+    contents = types.Content(role="user", parts=[types.Part.from_text(text="Make it blue"), source])
     answer = sdk.models.generate_content(model=IMAGE_MODEL, contents=contents)
     image = image_of(answer).convert("RGB")
     assert image.size == (1200, 896)  # the ratio nearest to the input's

@@ -1,5 +1,6 @@
 """The process itself: its first line, its flags, its end."""
 
+import ast
 import random
 import socket
 import subprocess
@@ -60,6 +61,15 @@ def test_malformed_request_is_answered_as_simulated_too(sim: SimulatorProcess) -
         answer = connection.recv(4096)
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"x-plantain-simulated: 1" in answer
+
+
+def test_it_is_a_reading_of_its_own() -> None:
+    """Nothing of the code under test is used here: a mistake there must not be repeated and hidden."""
+    for path in (ROOT / "scripts" / "simulator").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] in ("shared", "api", "worker")], path
 
 
 def test_remembered_jobs_are_bounded() -> None:
