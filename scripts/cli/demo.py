@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
             terminal.say(
                 f"Plantain is ready after {seconds(running.seconds)}; its API is {running.api_url}\n"
             )
-            show_jobs(running, terminal)
+            show_jobs(running, terminal, parsed.output.resolve())
             terminal.status("stopping")
     except StoppedError:
         terminal.say("stopped")
@@ -53,8 +53,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def show_jobs(running: stack.Stack, terminal: Terminal) -> None:
-    """Submit the two jobs, follow them, and show what came of them."""
+def show_jobs(running: stack.Stack, terminal: Terminal, output: Path) -> None:
+    """Submit the two jobs, follow them, and show what came of them; the picture goes to the folder `output`."""
     with Client(running.api_url, running.api_key) as client:
         text = client.submit("text.generate", "gemini-flash", prompt=TEXT)
         image = client.submit("image.generate", "nano-banana", prompt=IMAGE, aspect_ratio="1:1")
@@ -65,7 +65,7 @@ def show_jobs(running: stack.Stack, terminal: Terminal) -> None:
         terminal.say("\n".join(f"  {line}" for line in written.strip().splitlines()))
         terminal.say(_receipt(text, terminal))
         picture = client.result(image)["images"][0]
-        path = ROOT / f"plantain-demo{SUFFIXES.get(picture['media_type'], '.bin')}"
+        path = output / f"plantain-demo{SUFFIXES.get(picture['media_type'], '.bin')}"
         path.write_bytes(client.download(picture["url"]))
         terminal.say(f"\n{terminal.paint('Image', 'bold')}  {IMAGE}")
         terminal.say(f"  {path}  ({picture['width']} x {picture['height']}, {picture['byte_size']:,} bytes)")
@@ -148,6 +148,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.add_latency_scale(parser, default=0.25)
     parser.add_argument("--flower", action="store_true", help="start Flower as well")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT,
+        metavar="DIR",
+        help="where the picture goes (default: %(default)s)",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the data folder and its logs")
     return parser
 

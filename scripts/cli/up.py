@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> int:
         latency_scale=parsed.provider_latency_scale,
         flower=parsed.flower,
         external=parsed.external,
+        simulator_only=parsed.simulator,
     )
     try:
         with stack.running(chosen, terminal) as running:
@@ -73,10 +74,9 @@ def summary(running: stack.Stack) -> str:
     lines += [f"  {paint(f'{name:<11}', 'dim')}{value}" for name, value in rows]
     if running.simulated:
         who = " and ".join(running.simulated)
-        lines += [
-            "",
-            paint(f"  The simulator stands in for {who}: no key is set. Nothing is paid.", "yellow"),
-        ]
+        why = "--simulator" if running.options.simulator_only else "no key is set"
+        note = f"  The simulator stands in for {who} ({why}): nothing is paid for it."
+        lines += ["", paint(note, "yellow")]
     lines += [
         "",
         "  Try it:",
@@ -124,6 +124,11 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=options.port, help="the API's port (default: 8000, or the next free one)"
     )
     options.add_latency_scale(parser, default=1.0)
+    parser.add_argument(
+        "--simulator",
+        action="store_true",
+        help="let the simulator answer for all providers, whatever keys are set",
+    )
     parser.add_argument("--no-flower", dest="flower", action="store_false", help="without Flower")
     parser.add_argument(
         "--external",
