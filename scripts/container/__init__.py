@@ -1,0 +1,1 @@
+"""What only containers need: the setup service and the health check."""
