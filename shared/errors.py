@@ -18,12 +18,11 @@ AppError
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +151,43 @@ class Unavailable(AppError):
 
 def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
     """What pydantic found wrong, with JSON pointers below a prefix."""
-    return [_field_error(part, prefix) for part in error.errors(include_url=False, include_input=False)]
+    return [
+        field_error(part, prefix + pointer(part["loc"]))
+        for part in error.errors(include_url=False, include_input=False)
+    ]
 
 
-def _field_error(part: ErrorDetails, prefix: str) -> FieldError:
-    pointer = prefix + "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in part["loc"])
-    message = part["msg"].removeprefix("Value error, ")
+def field_error(part: Mapping[str, Any], where: str) -> FieldError:
+    """One of pydantic's errors in our words. The value that was given is never repeated."""
     expected = part.get("ctx", {}).get("expected")
-    if part["type"] == "extra_forbidden":
-        message = "is not a field here; look for a misspelling"
-    if part["type"] == "missing":
-        message = "is required"
     allowed = re.findall(r"'([^']*)'", expected) if isinstance(expected, str) else None
-    return FieldError(pointer, part["type"], message, allowed or None)
+    message = _MESSAGES.get(part["type"]) or part["msg"].removeprefix("Value error, ")
+    return FieldError(where, part["type"], message, allowed or None)
+
+
+def pointer(steps: Sequence[int | str]) -> str:
+    """A JSON pointer (RFC 6901)."""
+    return "".join(f"/{_escaped(step)}" for step in steps)
+
+
+def shown(value: object, length: int = 80) -> str:
+    """A value as a message shows it: quoted, and cut where it is long."""
+    text = repr(value[:length] if isinstance(value, str) else value)
+    return text if len(text) <= length + 2 and text == repr(value) else f"{text[:length]}…"
+
+
+def _escaped(step: int | str) -> str:
+    """One step of a JSON pointer; a hostile name is cut."""
+    return str(step)[:100].replace("~", "~0").replace("/", "~1")
+
+
+#: Where pydantic's own words name a class or could be plainer.
+_MESSAGES = {
+    "extra_forbidden": "is not a field here; look for a misspelling",
+    "missing": "is required",
+    "model_type": "must be a JSON object",
+    "model_attributes_type": "must be a JSON object",
+    "dict_type": "must be a JSON object",
+    "string_type": "must be a string",
+    "list_type": "must be a JSON array",
+}

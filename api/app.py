@@ -1,0 +1,62 @@
+"""The application: what ``python -m api`` serves and tests call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI
+
+from api import docs, errors, openapi
+from api.deps import Services
+from api.middleware import RequestContext
+from api.routers import artifacts, health, jobs, kinds, models
+from shared.config import Settings, get_settings
+from shared.logging import setup_logging
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API for these settings. Its services are made at once and closed at the end of its lifespan."""
+    services = Services.of(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Beside the start, not before it: a process that is alive and not ready can say so.
+        first_look = asyncio.create_task(services.readiness.log_once())
+        yield
+        first_look.cancel()
+        await services.close()
+
+    app = FastAPI(
+        title="Plantain",
+        version=_version(),
+        lifespan=lifespan,
+        docs_url=None,  # its assets would come from elsewhere
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,  # the redirect would repeat whatever Host a client sent
+    )
+    app.state.services = services
+    app.add_middleware(RequestContext, public_url=settings.public_url or "")
+    errors.install(app)
+    for router in (jobs.router, artifacts.router, models.router, kinds.router, health.router, docs.router):
+        app.include_router(router)
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    return app
+
+
+def from_environment() -> Any:
+    """What uvicorn calls in each process."""
+    settings = get_settings()
+    setup_logging(settings)
+    return create_app(settings)
+
+
+def _version() -> str:
+    try:
+        return version("plantain")
+    except PackageNotFoundError:  # run from a checkout
+        return "0.1.0"

@@ -1,0 +1,158 @@
+"""What handlers are given: the process's services, and the caller, checked before anything else is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from api.readiness import Readiness
+from shared.access.service import Authenticator, Caller
+from shared.config import Settings
+from shared.db import Database
+from shared.errors import FieldError, Forbidden, Unauthenticated, ValidationFailed
+from shared.jobs.service import JobService
+from shared.queue import Doorbell
+from shared.wakeups import Wakeups
+
+READ, WRITE = "jobs:read", "jobs:write"
+_CHALLENGE = 'Bearer realm="plantain"'
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One a process, at ``app.state.services``."""
+
+    settings: Settings
+    database: Database
+    doorbell: Doorbell
+    wakeups: Wakeups
+    jobs: JobService
+    authenticator: Authenticator
+    readiness: Readiness
+
+    @classmethod
+    def of(cls, settings: Settings) -> Services:
+        database = Database(settings, application="plantain api")
+        doorbell, wakeups = Doorbell(settings), Wakeups(settings)
+        jobs = JobService(database, settings, doorbell, wakeups)
+        return cls(
+            settings, database, doorbell, wakeups, jobs, Authenticator(database), Readiness(settings, wakeups)
+        )
+
+    async def close(self) -> None:
+        await self.readiness.close()
+        await self.doorbell.close()
+        await self.wakeups.close()
+        await self.database.close()
+
+
+def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks; every route of ``ProjectRoute`` has one."""
+    caller: Caller = request.scope["caller"]
+    return caller
+
+
+class ApiRoute(APIRoute):
+    """A route that refuses query parameters it does not know: a misspelt filter must not look like no filter."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        allowed = _query_names(self)
+
+        async def handler(request: Request) -> Response:
+            if request.scope["query_string"]:
+                _refuse_unknown(request, allowed)
+            return await handle(request)
+
+        return handler
+
+
+class ProjectRoute(ApiRoute):
+    """A route for callers with a key: GET needs jobs:read, everything else jobs:write.
+
+    Checked here and not in a dependency: no route can forget it, and FastAPI's dependencies cost as
+    much as the whole rest of a poll.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        scope = self.needed_scope()
+
+        async def handler(request: Request) -> Response:
+            request.scope["caller"] = await authenticate(request, scope)
+            return await handle(request)
+
+        return handler
+
+    def needed_scope(self) -> str | None:
+        return READ if self.methods and self.methods <= {"GET", "HEAD"} else WRITE
+
+
+class AnyKeyRoute(ProjectRoute):
+    """A route for every valid key."""
+
+    def needed_scope(self) -> None:
+        return None
+
+
+async def authenticate(request: Request, scope: str | None) -> Caller:
+    """The caller, who has the scope.
+
+    Raises:
+        Unauthenticated: no key, or one that is not valid (any more).
+        Forbidden: the key lacks the scope.
+    """
+    header = request.headers.get("authorization", "")
+    scheme, _, key = header.partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        message = "Send your API key as the header Authorization: Bearer pln_…"
+        raise Unauthenticated(message, headers={"WWW-Authenticate": _CHALLENGE})
+    try:
+        caller = await services_of(request).authenticator.authenticate(key.strip())
+    except Unauthenticated as error:
+        error.headers["WWW-Authenticate"] = f'{_CHALLENGE}, error="invalid_token"'
+        raise
+    if scope is not None and scope not in caller.scopes:
+        raise Forbidden(
+            f"The key {caller.key_prefix} lacks the scope {scope}.",
+            code="insufficient_scope",
+            headers={"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"'},
+        )
+    return caller
+
+
+def _query_names(route: APIRoute) -> frozenset[str]:
+    names: set[str] = set()
+    for field in route.dependant.query_params:
+        model = getattr(field.field_info, "annotation", None)
+        names |= set(getattr(model, "model_fields", None) or {field.alias})
+    return frozenset(names)
+
+
+def _refuse_unknown(request: Request, allowed: frozenset[str]) -> None:
+    given = [name for name, _ in request.query_params.multi_items()]
+    unknown = sorted(set(given) - allowed)
+    if not unknown:
+        return
+    message = (
+        f"is not a parameter here; use one of: {', '.join(sorted(allowed))}"
+        if allowed
+        else "is not a parameter here; none are taken"
+    )
+    raise ValidationFailed(
+        "The query has parameters that do not exist here.",
+        code="unknown_parameter",
+        errors=[
+            FieldError(f"?{name[:100]}", "unknown_parameter", message, sorted(allowed)) for name in unknown
+        ],
+    )

@@ -1,0 +1,202 @@
+"""Submit, look at, list and cancel jobs; fetch results."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query, Request
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from starlette.responses import Response
+
+from api import conditional, render
+from api.body import read_json
+from api.deps import ProjectRoute, caller_of, services_of
+from api.openapi import JOB_ETAG, JOB_HEADERS, SUBMIT_BODY, answers
+from shared.errors import FieldError, NotFound, ValidationFailed, field_errors
+from shared.jobs.schemas import CancelReceipt, JobDetail, JobPage, JobResult, JobSubmit, JobView
+from shared.jobs.status import State
+from shared.kinds import KINDS
+from shared.providers.catalog import catalog
+
+router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"], route_class=ProjectRoute)
+
+JobId = Annotated[str, Path(description="The job's id.", json_schema_extra={"format": "uuid"})]
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobView,
+    summary="Submit a job",
+    responses=answers(400, 401, 403, 413, 415, 422, 503, success={202: JOB_HEADERS}),
+    openapi_extra={"requestBody": SUBMIT_BODY},
+)
+async def submit(request: Request) -> Response:
+    """Stores the job durably and answers at once; a worker runs it. Then poll `status_url`.
+
+    A broker that is away fails nothing: the job is kept and its workers are told later.
+    """
+    services = services_of(request)
+    body = await read_json(request, services.settings.max_body_bytes)
+    try:
+        job = JobSubmit.model_validate(body)
+    except ValidationError as error:
+        raise ValidationFailed(
+            "The job is not allowed; errors names each field.", errors=field_errors(error)
+        ) from None
+    row = await services.jobs.submit(caller_of(request).project_id, job)
+    waiting = await services.jobs.waiting_reason(row)
+    view = render.job_view(row, waiting, request.scope["public_url"])
+    headers = {"Location": view["status_url"], "ETag": render.etag(row, waiting), **render.retry_after(row)}
+    return render.json_response(view, 202, headers)
+
+
+@router.get(
+    "/{job_id}",
+    response_model=JobDetail | JobView,
+    summary="Look at a job",
+    responses=answers(401, 403, 404, 422, 503, success={200: JOB_HEADERS}, not_modified=True),
+    openapi_extra={"parameters": [JOB_ETAG]},
+)
+async def get(
+    request: Request,
+    job_id: JobId,
+    include: Annotated[
+        str | None, Query(description="`attempts` adds every attempt.", pattern="^attempts$")
+    ] = None,
+) -> Response:
+    """Cheap to poll: send the `ETag` back as `If-None-Match` and wait as long as `Retry-After` says."""
+    jobs = services_of(request).jobs
+    row = await jobs.get(caller_of(request).project_id, uuid_of(job_id))
+    waiting = await jobs.waiting_reason(row)
+    headers = {"Cache-Control": "private, no-cache", **render.retry_after(row)}
+    view = None
+    if include:
+        attempts = await jobs.attempts(row.id)
+        view = render.dumps(
+            render.job_view(row, waiting, request.scope["public_url"])
+            | {"attempts": [render.attempt_view(attempt) for attempt in attempts]}
+        )
+        # Attempts change without a new version: being sent is no event.
+        headers["ETag"] = f'"{blake2b(view, digest_size=12).hexdigest()}"'
+    else:
+        headers["ETag"] = render.etag(row, waiting)
+    if conditional.matches(request.headers.get("if-none-match"), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    if view is None:
+        view = render.dumps(render.job_view(row, waiting, request.scope["public_url"]))
+    return render.json_response(view, headers=headers)
+
+
+def _split(value: Any) -> Any:
+    """``state=queued&state=running`` and ``state=queued,running`` are the same."""
+    if isinstance(value, list):
+        return [word for part in value if isinstance(part, str) for word in part.split(",") if word]
+    return value
+
+
+class JobFilter(BaseModel):
+    """The query of the list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: Annotated[
+        list[State],
+        BeforeValidator(_split),
+        Field(max_length=20, description="Only jobs in these states; may be repeated."),
+    ] = []
+    kind: Annotated[str | None, Field(description="Only jobs of this kind.", examples=["text.generate"])] = (
+        None
+    )
+    model: Annotated[
+        str | None, Field(description="Only jobs that asked for this alias.", examples=["gemini-flash"])
+    ] = None
+    cursor: Annotated[str | None, Field(max_length=200, description="`next_cursor` of the page before.")] = (
+        None
+    )
+    limit: Annotated[int, Field(ge=1, le=200, description="Jobs on a page.")] = 50
+
+
+@router.get(
+    "",
+    response_model=JobPage,
+    summary="List jobs",
+    responses=answers(400, 401, 403, 422, 503),
+)
+async def list_jobs(request: Request, query: Annotated[JobFilter, Query()]) -> Response:
+    """Newest first. A page ends where its cursor says, whatever is submitted meanwhile."""
+    _known("kind", query.kind, list(KINDS))
+    _known("model", query.model, list(catalog()))
+    jobs = services_of(request).jobs
+    rows, cursor = await jobs.list(
+        caller_of(request).project_id,
+        limit=query.limit,
+        cursor=query.cursor,
+        states=query.state,
+        kind=query.kind,
+        model=query.model,
+    )
+    public_url = request.scope["public_url"]
+    items = [render.job_view(row, await jobs.waiting_reason(row), public_url) for row in rows]
+    return render.json_response({"items": items, "next_cursor": cursor})
+
+
+@router.post(
+    "/{job_id}/cancel",
+    response_model=CancelReceipt,
+    summary="Cancel a job",
+    responses=answers(401, 403, 404, 503),
+)
+async def cancel(request: Request, job_id: JobId) -> Response:
+    """A queued job ends at once; of a running one the worker is told. Cancelling again, or too late, is no error."""
+    jobs = services_of(request).jobs
+    cancelled = await jobs.cancel(caller_of(request).project_id, uuid_of(job_id))
+    waiting = await jobs.waiting_reason(cancelled.job)
+    return render.json_response(
+        {
+            "job": render.job_view(cancelled.job, waiting, request.scope["public_url"]),
+            "outcome": cancelled.outcome,
+            "provider_called": cancelled.provider_called,
+            "cost_usd": cancelled.job.cost_usd,
+        }
+    )
+
+
+@router.get(
+    "/{job_id}/result",
+    response_model=JobResult,
+    summary="Fetch a job's result",
+    responses=answers(401, 403, 404, 409, 503, not_modified=True),
+)
+async def result(request: Request, job_id: JobId) -> Response:
+    """What a succeeded job made; 409 says why there is nothing (yet). Pictures have the `url` of their bytes."""
+    found = uuid_of(job_id)
+    row = await services_of(request).jobs.result(caller_of(request).project_id, found)
+    headers = {"Cache-Control": "private, no-cache", "ETag": f'"{row.version}"'}
+    if conditional.matches(request.headers.get("if-none-match"), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    body = {"job_id": found, "kind": row.kind, "result": render.result_view(row, request.scope["public_url"])}
+    return render.json_response(body, headers=headers)
+
+
+def uuid_of(value: str) -> UUID:
+    """The id; what has not an id's form is nobody's id.
+
+    Raises:
+        NotFound: it has not.
+    """
+    try:
+        if len(value) == 36:
+            return UUID(value)
+    except ValueError:
+        pass
+    raise NotFound("There is no such job in this project; an id is a UUID.", code="job_not_found")
+
+
+def _known(name: str, value: str | None, allowed: list[str]) -> None:
+    if value is None or value in allowed:
+        return
+    error = FieldError(f"?{name}", "not_allowed", f"must be one of: {', '.join(allowed)}", allowed)
+    raise ValidationFailed("The query is not allowed; errors names each parameter.", errors=[error])
