@@ -112,9 +112,10 @@ def upgrade() -> None:
         sa.Column("usage", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("cost_usd", sa.Numeric(precision=14, scale=8), server_default="0", nullable=False),
         sa.CheckConstraint(
-            "(state = 'running') = (lease_until IS NOT NULL AND lease_owner IS NOT NULL AND deadline_at IS NOT NULL)",
+            "num_nonnulls(lease_until, lease_owner, deadline_at) = CASE WHEN state = 'running' THEN 3 ELSE 0 END",
             name=op.f("ck_jobs_lease_iff_running"),
         ),
+        sa.CheckConstraint("lease_until <= deadline_at", name=op.f("ck_jobs_lease_within_deadline")),
         sa.CheckConstraint(
             "(state = 'succeeded') = (result IS NOT NULL)", name=op.f("ck_jobs_result_iff_succeeded")
         ),

@@ -57,11 +57,12 @@ class Job(Base):
         CheckConstraint(
             f"({one_of('state', FINAL_STATES)}) = (finished_at IS NOT NULL)", name="finished_at_iff_final"
         ),
+        # All three or none: a lease without an owner, or left behind on a queued job, is a bug somewhere.
         CheckConstraint(
-            "(state = 'running') = (lease_until IS NOT NULL AND lease_owner IS NOT NULL "
-            "AND deadline_at IS NOT NULL)",
+            "num_nonnulls(lease_until, lease_owner, deadline_at) = CASE WHEN state = 'running' THEN 3 ELSE 0 END",
             name="lease_iff_running",
         ),
+        CheckConstraint("lease_until <= deadline_at", name="lease_within_deadline"),
         CheckConstraint("(state = 'succeeded') = (result IS NOT NULL)", name="result_iff_succeeded"),
         CheckConstraint("state <> 'failed' OR error IS NOT NULL", name="failed_has_error"),
         CheckConstraint("waiting_reason IS NULL OR state = 'queued'", name="waiting_only_queued"),
