@@ -71,6 +71,15 @@ def rotate(path: Path) -> None:
         path.replace(path.with_name(path.name + ".1"))
 
 
+def last_words(path: Path) -> str:
+    """The last lines of a log, indented, and what to do about the causes that many programs share."""
+    lines = tail(path)
+    shown = "\n".join(f"    {line}" for line in lines) or "    (the log is empty)"
+    if any("No space left on device" in line for line in lines):
+        shown += "\nThe disk is full. Free some space, or use another data folder."
+    return f"The last lines of {path}:\n{shown}"
+
+
 def tail(path: Path, lines: int = 20) -> list[str]:
     """The last lines of a log; empty when there is none."""
     try:

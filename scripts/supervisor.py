@@ -274,5 +274,4 @@ class _Guardian:
 
 
 def _failure(server: Server, what: str) -> StartError:
-    shown = "\n".join(f"    {line}" for line in files.tail(server.log)) or "    (the log is empty)"
-    return StartError(f"{server.name} {what}. The last lines of {server.log}:\n{shown}")
+    return StartError(f"{server.name} {what}. {files.last_words(server.log)}")

@@ -183,9 +183,7 @@ class EmbeddedServer(ABC):
             ) from None
 
     def _failure(self, what: str) -> EmbeddedError:
-        lines = files.tail(self.log)
-        shown = "\n".join(f"    {line}" for line in lines) or "    (the log is empty)"
-        return EmbeddedError(f"{self.name} {what}. The last lines of {self.log}:\n{shown}")
+        return EmbeddedError(f"{self.name} {what}. {files.last_words(self.log)}")
 
     @contextlib.contextmanager
     def _plain_words(self) -> Iterator[None]:

@@ -56,7 +56,7 @@ def variables() -> dict[str, str]:
 
 
 @contextmanager
-def running_up(folder: Path, *arguments: object) -> Iterator[Up]:
+def running_up(folder: Path, *arguments: object, **more: str) -> Iterator[Up]:
     """A stack on this data folder, with the simulator for all providers; killed at the end if it still runs."""
     errors = folder.with_name(f"{folder.name}.stderr")
     quick = ("--json", "--simulator", "--data-dir", folder, "--port", 0, "--provider-latency-scale", 0)
@@ -64,7 +64,7 @@ def running_up(folder: Path, *arguments: object) -> Iterator[Up]:
         process = subprocess.Popen(
             command("up", *quick, *arguments),
             cwd="/",
-            env=variables(),
+            env={**variables(), **more},
             stdout=subprocess.PIPE,
             stderr=written,
             text=True,

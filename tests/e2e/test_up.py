@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from scripts.client import Client, Watched
+from scripts.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.integration.scripts.processes import gone, wait_until
 
 from .stack import Up, command, running_up, variables
@@ -134,18 +135,15 @@ def test_nothing_outlives_a_kill_and_the_job_is_still_there(folder: Path) -> Non
         assert second.stop() == 0
 
 
-def test_external_without_addresses_is_explained(tmp_path: Path) -> None:
-    run = subprocess.run(
-        command("up", "--external", "--data-dir", tmp_path),
-        cwd=tmp_path,
-        env=variables(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    if run.returncode == 1:
-        assert "--external needs DATABASE_URL and REDIS_URL" in run.stdout
+def test_external_servers_are_used(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "elsewhere") as postgres, EmbeddedValkey(folder / "elsewhere") as valkey:
+        addresses = {"DATABASE_URL": postgres.url, "REDIS_URL": valkey.url}
+        with running_up(folder / "external", "--no-flower", "--external", **addresses) as up:
+            assert up.facts["database_url"] == postgres.url
+            assert not {"postgres", "valkey"} & set(up.pids)
+            with up.client() as client:
+                run_job(client)
+            assert up.stop() == 0
 
 
 def is_ready(up: Up) -> bool:
