@@ -21,7 +21,7 @@ class Watched:
     """A submitted job, what was last heard of it, and the states it was seen in."""
 
     job: Job
-    states: list[str] = field(default_factory=list)
+    states: list[str]
     submitted: float = field(default_factory=time.monotonic)
     #: Seconds from submit to the final state, once that is reached.
     took: float | None = None
@@ -52,7 +52,8 @@ class Client:
     def submit(self, kind: str, model: str, **job_input: Any) -> Watched:
         """Submit a job; it is kept from here on, whatever happens."""
         body = {"kind": kind, "model": model, "input": job_input}
-        return Watched(self._json("POST", "/api/v1/jobs", json=body))
+        job = self._json("POST", "/api/v1/jobs", json=body)
+        return Watched(job, states=[job["state"]])
 
     def follow(self, jobs: list[Watched], show: Callable[[], None], timeout: float) -> None:
         """Poll until all are in a final state; calls `show` after each round."""
@@ -85,7 +86,7 @@ class Client:
         state = watched.job["state"]
         if state in FINAL and watched.took is None:
             watched.took = watched.elapsed
-        if not watched.states or watched.states[-1] != state:
+        if watched.states[-1] != state:
             watched.states.append(state)
 
     def _json(self, method: str, path: str, **more: Any) -> dict[str, Any]:

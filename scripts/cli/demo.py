@@ -4,6 +4,7 @@ import argparse
 import secrets
 import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def show_jobs(running: stack.Stack, terminal: Terminal, output: Path) -> None:
         client.follow([text, image], progress.show, TIMEOUT)
         written = client.result(text)["text"]
         terminal.say(f"\n{terminal.paint('Text', 'bold')}  {TEXT}")
-        terminal.say("\n".join(f"  {line}" for line in written.strip().splitlines()))
+        terminal.say("\n".join(_wrapped(line) for line in written.strip().splitlines()))
         terminal.say(_receipt(text, terminal))
         picture = client.result(image)["images"][0]
         path = output / f"plantain-demo{SUFFIXES.get(picture['media_type'], '.bin')}"
@@ -93,6 +94,10 @@ class _Progress:
         parts = [f"{watched.job['kind']} {_state(watched)}" for watched in self.jobs if not watched.done]
         if parts:
             self.terminal.status(f"{seconds(self.jobs[0].elapsed)}  " + "   ".join(parts))
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, width=100, initial_indent="  ", subsequent_indent="  ")
 
 
 def _state(watched: Watched) -> str:

@@ -107,7 +107,7 @@ def test_port_in_use_is_refused_by_name(up: Up, tmp_path: Path) -> None:
     assert f"port {port} is in use" in second.stdout
 
 
-@pytest.mark.parametrize("name", ["api", "valkey", "worker-1", "worker-2"])
+@pytest.mark.parametrize("name", ["api", "postgres", "valkey", "worker-1", "worker-2"])
 def test_part_that_is_killed_comes_back(up: Up, name: str) -> None:
     os.kill(up.pids[name], signal.SIGKILL)
     wait_until(lambda: f"{name} runs again" in up.said(), 20)
