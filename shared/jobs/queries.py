@@ -115,7 +115,7 @@ _FINISH = text("""
         ORDER BY jobs.id FOR UPDATE OF jobs
     ), j AS (
         -- What would wait for another attempt ends here where a cancel was asked for meanwhile.
-        SELECT row.*,
+        SELECT row.*, called_off,
             CASE WHEN called_off THEN 'cancelled' ELSE row.state END AS new_state,
             CASE WHEN called_off THEN 'job.cancelled' ELSE row.event END AS new_event
         FROM row JOIN locked ON locked.id = row.job_id
@@ -144,8 +144,12 @@ _FINISH = text("""
         INSERT INTO job_events (project_id, job_id, version, type, data)
         SELECT finished.project_id, finished.id, finished.version, j.new_event,
             CASE WHEN finished.state = 'queued'
-                 THEN j.data || jsonb_build_object('scheduled_at', finished.scheduled_at) ELSE j.data END
+                     THEN j.data || jsonb_build_object('scheduled_at', finished.scheduled_at)
+                 WHEN called_off
+                     THEN (j.data - 'waiting_reason') || jsonb_build_object('provider_called', a.sent_at IS NOT NULL)
+                 ELSE j.data END
         FROM finished JOIN j ON j.job_id = finished.id
+        JOIN attempts a ON a.job_id = finished.id AND a.number = finished.attempt
     )
     SELECT id, version, state FROM finished
 """)
