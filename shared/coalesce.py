@@ -49,7 +49,8 @@ class Coalescer(Generic[Item, Result]):
         self._max_waiting = max_waiting
         self._is_shared_fault = is_shared_fault
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._busy = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: Item) -> Result:
         """Waits for the item's own result.
@@ -61,19 +62,24 @@ class Coalescer(Generic[Item, Result]):
             raise Unavailable("Too many requests are waiting; try again in a moment.", retry_after=1)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if len(self._running) < self._lanes:
+        if self._busy < self._lanes:
+            self._busy += 1
             task = asyncio.create_task(self._drain())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._tasks.add(task)  # the loop itself keeps no strong reference
+            task.add_done_callback(self._tasks.discard)
         return await future
 
     async def _drain(self) -> None:
-        while self._waiting:
-            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
-            # A caller that has gone needs no work done.
-            batch = [(item, future) for item, future in taken if not future.done()]
-            if batch:
-                await self._run_batch(batch)
+        try:
+            while self._waiting:
+                taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
+                # A caller that has gone needs no work done.
+                batch = [(item, future) for item, future in taken if not future.done()]
+                if batch:
+                    await self._run_batch(batch)
+        finally:
+            # In the same step as the look at an empty queue: an item that comes later finds the lane free.
+            self._busy -= 1
 
     async def _run_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:

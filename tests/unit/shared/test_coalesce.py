@@ -1,0 +1,113 @@
+"""The coalescer: a lone call waits for nothing, many share a batch, and each answers for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from shared.coalesce import Coalescer
+from shared.errors import Unavailable
+
+
+class Recorder:
+    """Doubles numbers, remembers the batches; waits for ``gate`` where it is closed."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def run(self, items: Sequence[int]) -> Sequence[int | BaseException]:
+        self.batches.append(list(items))
+        await self.gate.wait()
+        if 13 in items and len(items) > 1:
+            raise ValueError("13 spoils the batch")
+        return [ValueError("unlucky") if item == 13 else item * 2 for item in items]
+
+
+async def test_one_caller_calling_again_at_once_is_always_served() -> None:
+    # The lane must be free in the very step in which the first answer is given.
+    coalescer: Coalescer[int, int] = Coalescer(Recorder().run)
+    async with asyncio.timeout(5):
+        for number in range(100):
+            assert await coalescer(number) == number * 2
+
+
+async def test_calls_during_a_batch_share_the_next_one() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    coalescer: Coalescer[int, int] = Coalescer(recorder.run)
+    first = asyncio.create_task(coalescer(1))
+    await asyncio.sleep(0)
+    rest = [asyncio.create_task(coalescer(number)) for number in (2, 3, 4)]
+    await asyncio.sleep(0.01)
+    assert recorder.batches == [[1]]
+    recorder.gate.set()
+    assert await asyncio.gather(first, *rest) == [2, 4, 6, 8]
+    assert recorder.batches == [[1], [2, 3, 4]]
+
+
+async def test_a_bad_item_fails_alone() -> None:
+    recorder = Recorder()
+    coalescer: Coalescer[int, int] = Coalescer(recorder.run)
+    results = await asyncio.gather(*(coalescer(number) for number in (12, 13, 14)), return_exceptions=True)
+    assert results[0] == 24
+    assert isinstance(results[1], ValueError)
+    assert results[2] == 28
+
+
+async def test_a_shared_fault_reaches_everybody_and_is_tried_once() -> None:
+    calls = 0
+
+    async def away(items: Sequence[int]) -> Sequence[int]:
+        nonlocal calls
+        calls += 1
+        raise ConnectionError("away")
+
+    coalescer: Coalescer[int, int] = Coalescer(away, is_shared_fault=lambda error: isinstance(error, OSError))
+    results = await asyncio.gather(*(coalescer(number) for number in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [ConnectionError] * 3
+    assert calls == 1
+
+
+async def test_batches_and_lanes_are_bounded() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    coalescer: Coalescer[int, int] = Coalescer(recorder.run, max_batch=2, lanes=2)
+    tasks = [asyncio.create_task(coalescer(number)) for number in range(8)]
+    await asyncio.sleep(0.01)
+    assert len(recorder.batches) == 2
+    recorder.gate.set()
+    await asyncio.gather(*tasks)
+    assert max(len(batch) for batch in recorder.batches) == 2
+
+
+async def test_a_caller_that_left_costs_nothing_and_harms_nobody() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    coalescer: Coalescer[int, int] = Coalescer(recorder.run)
+    first = asyncio.create_task(coalescer(1))
+    await asyncio.sleep(0)
+    left, stayed = asyncio.create_task(coalescer(2)), asyncio.create_task(coalescer(3))
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.sleep(0)
+    recorder.gate.set()
+    assert await asyncio.gather(first, stayed) == [2, 6]
+    assert recorder.batches == [[1], [3]]
+
+
+async def test_too_many_waiting_are_refused_at_once() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    coalescer: Coalescer[int, int] = Coalescer(recorder.run, max_waiting=2)
+    tasks = [asyncio.create_task(coalescer(1))]
+    await asyncio.sleep(0.01)
+    tasks += [asyncio.create_task(coalescer(number)) for number in (2, 3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await coalescer(4)
+    recorder.gate.set()
+    await asyncio.gather(*tasks)
