@@ -21,6 +21,7 @@ import httpx
 import orjson
 
 from shared.config import Settings
+from shared.providers import bodies
 from shared.providers.base import (
     Call,
     Generation,
@@ -46,6 +47,10 @@ _POLL_PAUSE, _POLL_MIN, _POLL_MAX = 2.0, 0.1, 30.0
 _POLL_TIMEOUT = 30.0
 #: So many answers in a row that make no sense end the polling.
 _POLL_NONSENSE = 3
+#: Where an answer keeps the long strings that :mod:`shared.providers.bodies` cut out of it.
+_CUT = "\0cut"
+#: Base64, cut out of the body or not, or fetched bytes.
+_Picture = str | memoryview | bytes
 _UNDER_WAY = {"queued", "running"}
 _PERMANENT: dict[str, PermanentReason] = {
     "invalid_request": "invalid_request",
@@ -141,14 +146,14 @@ class NanoBananaGatewayDriver:
                 nonsense = 0
         return answer
 
-    async def _encoded(self, answer: Mapping[str, Any]) -> list[str | bytes]:
-        """Each picture as base64, or as bytes where it was fetched."""
-        found: list[str | bytes] = []
+    async def _encoded(self, answer: Mapping[str, Any]) -> list[_Picture]:
+        """Each picture: still in base64, or as bytes where it was fetched."""
+        found: list[_Picture] = []
         for image in answer.get("images") or []:
             if not isinstance(image, dict):
                 continue
             if isinstance(image.get("b64"), str) and image["b64"]:
-                found.append(image["b64"])
+                found.append(answer[_CUT].get(image["b64"], image["b64"]))
             elif isinstance(image.get("url"), str) and image["url"]:
                 found.append(await self._fetched(image["url"], answer))
         return found
@@ -219,12 +224,12 @@ def _refuse_failure(answer: Mapping[str, Any]) -> None:
             raise malformed(f"the state {state!r}"[:100])
 
 
-def _decoded(encoded: list[str | bytes], answer: Mapping[str, Any]) -> list[ImageBytes]:
+def _decoded(encoded: list[_Picture], answer: Mapping[str, Any]) -> list[ImageBytes]:
     """Decodes and checks the pictures; slow for megabytes."""
     if not encoded:
         raise PermanentError("The gateway answered without a picture", reason="no_image", **_paid(answer))
     try:
-        return [inspect(decode_base64(data) if isinstance(data, str) else data) for data in encoded]
+        return [inspect(data if isinstance(data, bytes) else decode_base64(data)) for data in encoded]
     except NotAnImageError as error:
         raise _with_payment(malformed(str(error)), answer) from None
 
@@ -263,12 +268,12 @@ def _encode(request: ImageRequest, alias: str) -> bytes:
 
 async def _object(response: httpx.Response) -> Mapping[str, Any]:
     try:
-        loaded = await offload(len(response.content), orjson.loads, response.content)
+        loaded, cut = await offload(len(response.content), bodies.load, response.content, "b64")
     except orjson.JSONDecodeError as error:
         raise malformed(f"not JSON ({error})"[:200]) from None
     if not isinstance(loaded, dict) or not loaded:
         raise malformed("JSON that is no object, or an empty one")
-    return loaded
+    return {**loaded, _CUT: cut}
 
 
 def _state(answer: Mapping[str, Any], status: int) -> str:

@@ -2,7 +2,9 @@
 
 httpx 0.28 keeps its connections in a list that every request walks several times: with one client for
 all, a request costs more the more are in flight. Here each connection has a pool of its own, and spare
-ones lie on a stack, so a request costs the same at any number.
+ones lie on a stack, so a request costs the same at any number. CPU per picture request against a loopback
+server, ms at 50, 200 and 500 in flight: one pool 2.0, 22, over 60; sixteen pools 0.7, 0.9, 2.9; this 0.6,
+0.8, 0.8. google-genai adds 1.1 of its own.
 
 What was on the wire decides what a failure means, so the transport notes it in the call's
 :class:`Exchange`: nothing sent means that trying again is safe, sent and lost means that nobody knows.

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
+from shared.providers import bodies
 from shared.providers.base import (
     Generation,
     ImageBytes,
@@ -105,7 +106,7 @@ def read_text(body: bytes | str) -> Generation:
         PermanentError: blocked (``safety_blocked``, ``recitation_blocked``), or ``no_text``.
         RetryableError: ``malformed_response``.
     """
-    answer = _read(body)
+    answer = _read(_load(body))
     text = answer.text()
     if not text:
         words = {"MAX_TOKENS": "The output limit was used up before any text: raise max_output_tokens"}
@@ -113,31 +114,42 @@ def read_text(body: bytes | str) -> Generation:
     return answer.generation(text, [])
 
 
-def read_images(body: bytes | str) -> Generation:
+def read_images(body: bytes) -> Generation:
     """Reads the answer to an image request; slow for megabytes, so call it in a thread.
 
     Raises:
         PermanentError: blocked (``safety_blocked``, ``recitation_blocked``), or ``no_image``.
         RetryableError: ``malformed_response``, also where the bytes are no whole picture.
     """
-    answer = _read(body)
+    loaded, cut = _load_cut(body)
+    answer = _read(loaded)
     encoded = [data for part in answer.parts if (data := _inline_data(part)) is not None]
     if not encoded:
         raise _permanent(answer, "no_image", "The model answered without a picture")
     try:
-        images = [inspect(decode_base64(data)) for data in encoded]
+        images = [inspect(decode_base64(cut.get(data, data))) for data in encoded]
     except NotAnImageError as error:
         raise _malformed(answer, str(error)) from None
     return answer.generation(answer.text() or None, images)
 
 
-def _read(body: bytes | str) -> _Answer:
+def _load(body: bytes | str) -> Any:
     try:
-        loaded = orjson.loads(body) if body else None
+        return orjson.loads(body) if body else None
     except orjson.JSONDecodeError as error:
         raise malformed(f"not JSON ({error})"[:200]) from None
+
+
+def _load_cut(body: bytes) -> tuple[Any, dict[str, memoryview]]:
+    try:
+        return bodies.load(body, "data") if body else (None, {})
+    except orjson.JSONDecodeError as error:
+        raise malformed(f"not JSON ({error})"[:200]) from None
+
+
+def _read(loaded: Any) -> _Answer:
     if not isinstance(loaded, dict):
-        raise malformed("an empty body" if not body else "JSON that is no object")
+        raise malformed("an empty body" if loaded is None else "JSON that is no object")
     candidates = _list(_get(loaded, "candidates"))
     candidate = _dict(candidates[0]) if candidates else {}
     content = _dict(candidate.get("content"))

@@ -2,8 +2,9 @@
 
 The old SDK's driver takes part where its package is installed, which the default environment does without:
 
-    python -m venv /tmp/legacy && /tmp/legacy/bin/pip install -r requirements/dev.txt -r requirements/legacy-gemini.txt
-    /tmp/legacy/bin/python -m pytest tests/contract/providers
+    python -m venv .venv-legacy
+    .venv-legacy/bin/pip install -r requirements/dev.txt -r requirements/legacy-gemini.txt
+    .venv-legacy/bin/python -m pytest tests/contract/providers
 """
 
 from __future__ import annotations
@@ -235,7 +236,6 @@ async def test_key_shows_nowhere(
     driver = drivers.get(case.spec)
     shown = [repr(driver), repr(vars(driver))]
 
-    # An answer that quotes the key is the provider's doing, and must not get through either.
     with caplog.at_level("DEBUG"):
         try:
             await Asker(case, driver)(f"hello [[sim:fault={fault}]]" if fault else "hello")
