@@ -2,6 +2,7 @@
 
 import random
 import socket
+import sys
 
 HOST = "127.0.0.1"
 #: Below the range from which outgoing connections get theirs (32768 and up on Linux). A server that is restarted on
@@ -27,6 +28,25 @@ def free_port() -> int:
     raise OSError(f"no free port between {RANGE.start} and {RANGE.stop}")
 
 
-def next_free(start: int) -> int:
-    """The first free port from `start` on."""
-    return next(port for port in range(start, 65_536) if is_free(port))
+def claim(port: int) -> bool:
+    """Take a free port for as long as this process lives, though nobody listens on it yet.
+
+    False when somebody listens there or claimed it: two stacks that start at the same time get different ports.
+    """
+    if not is_free(port):
+        return False
+    if not sys.platform.startswith("linux"):
+        return True  # no abstract names: only the race is left
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        name.bind(f"\0plantain-port-{port}")
+    except OSError:
+        name.close()
+        return False
+    name.detach()  # open until the process ends; the kernel frees the name then
+    return True
+
+
+def claim_next(start: int) -> int:
+    """Claim the first free port from `start` on."""
+    return next(port for port in range(start, 65_536) if claim(port))

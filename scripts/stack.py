@@ -175,7 +175,7 @@ class Stack:
     def _flower(self) -> list[Program]:
         if not self.options.flower:
             return []
-        port = self.flower_port = ports.next_free(FLOWER_PORT)
+        port = self.flower_port = ports.claim_next(FLOWER_PORT)
         command = ["celery", "-A", "worker.app", "flower", f"--address={ports.HOST}", f"--port={port}"]
         secret = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.flower_password}"}
         # It keeps nothing, and waits for a thread that never ends when it is asked to stop.
@@ -244,10 +244,10 @@ def running(options: Options, terminal: Terminal) -> Iterator[Stack]:
 def choose_port(wanted: int | None) -> int:
     """The port that was asked for, or 8000, or the next free one."""
     if wanted is None:
-        return ports.next_free(API_PORT)
+        return ports.claim_next(API_PORT)
     if wanted == 0:
         return ports.free_port()
-    if not ports.is_free(wanted):
+    if not ports.claim(wanted):
         raise UsageError(
             f"port {wanted} is in use (or not allowed). Name another one, or leave --port away to get a free one."
         )

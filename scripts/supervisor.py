@@ -63,6 +63,7 @@ class Supervisor:
         self.terminal = terminal
         #: How often we were asked to stop; the second time, nobody gets a grace period.
         self.asked = 0
+        self._patience = 1
         self._running: list[_Entry] = []
         self._guardian = _Guardian()
         self._handlers: dict[int, object] = {}
@@ -137,6 +138,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop everything in reverse order of its start."""
+        self._patience = min(self.asked, 1)
         for wave in sorted({entry.wave for entry in self._running}, reverse=True):
             self._stop([entry.server for entry in self._running if entry.wave == wave])
         self._running.clear()
@@ -195,7 +197,7 @@ class Supervisor:
                     self.terminal.warn(f"{server.name} was still busy and has been ended")
                     server.kill()
             names = ", ".join(server.name for server in left)
-            self.terminal.status(f"stopping {names} ({waited:.0f} s; Ctrl-C again to hurry)")
+            self.terminal.status(f"stopping {names} ({waited:.0f} s; Ctrl-C hurries)")
             time.sleep(POLL_SECONDS)
         for server in servers:
             if server.exit_code is not None:
@@ -203,8 +205,8 @@ class Supervisor:
                 self._guardian.forget(server.pid)
 
     def _may_end(self, server: Server) -> bool:
-        """Who asks twice is in a hurry; a database is ended in the middle of its work only when its time is up."""
-        return self.asked > 1 and server.death_signal == signal.SIGKILL
+        """Who asks again is in a hurry; a database is ended in the middle of its work only when its time is up."""
+        return self.asked > self._patience and server.death_signal == signal.SIGKILL
 
     def _check(self) -> None:
         if self.asked:

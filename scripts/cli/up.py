@@ -83,6 +83,7 @@ def summary(running: stack.Stack) -> str:
         "",
         *(f"    {line}" for line in curl(running)),
         "",
+        "  The answer's status_url and result_url are asked with the same key.",
         "  Ctrl-C stops everything.",
         "",
     ]

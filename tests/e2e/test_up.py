@@ -1,5 +1,6 @@
 """scripts/up from outside: it runs jobs, survives crashes of its parts, and leaves nothing behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -133,6 +134,26 @@ def test_nothing_outlives_a_kill_and_the_job_is_still_there(folder: Path) -> Non
         with second.client() as client:
             assert client.result(job)["text"]
         assert second.stop() == 0
+
+
+def test_two_started_at_once_run_beside_each_other(folder: Path) -> None:
+    """Without --port: both want 8000, and one of them gets it at most."""
+    arguments = ("--json", "--simulator", "--no-flower", "--data-dir")
+    both = [
+        subprocess.Popen(
+            command("up", *arguments, folder / name), env=variables(), stdout=subprocess.PIPE, text=True
+        )
+        for name in ("left", "right")
+    ]
+    try:
+        lines = [process.stdout.readline() for process in both if process.stdout]
+        assert len({json.loads(line)["api_url"] for line in lines}) == 2
+    finally:
+        for process in both:
+            process.send_signal(signal.SIGINT)
+        assert [process.wait(60) for process in both] == [0, 0]
+        for process in both:
+            process.communicate()
 
 
 def test_external_servers_are_used(folder: Path) -> None:

@@ -69,6 +69,12 @@ def test_stale_lock_is_no_obstacle(tmp_path: Path) -> None:
         pass
 
 
+def test_claimed_port_is_given_once() -> None:
+    first = ports.claim_next(21_000)
+    assert ports.claim_next(first) > first
+    assert not ports.claim(first)
+
+
 def test_free_port_is_outside_the_range_of_outgoing_connections() -> None:
     port = ports.free_port()
     assert port < 32_768
