@@ -12,7 +12,7 @@ from scripts.process import ROOT
 from scripts.terminal import Terminal, seconds
 
 #: Python without a file name's ending, which ruff does not find by itself.
-EXECUTABLES = ("check", "demo", "keys", "lock", "migrate", "test", "up")
+EXECUTABLES = sorted(path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix)
 SOURCES = [".", *(f"scripts/{name}" for name in EXECUTABLES)]
 
 
@@ -28,7 +28,7 @@ class Step:
 CHECKS = (
     Step(
         "ruff check",
-        ["-m", "ruff", "check", "--quiet", *SOURCES],
+        ["-m", "ruff", "check", "--quiet", "--output-format=concise", *SOURCES],
         ["-m", "ruff", "check", "--quiet", "--fix", *SOURCES],
     ),
     Step(
