@@ -37,6 +37,7 @@ from shared.providers.base import (
     ProviderError,
     RetryableError,
     UnknownOutcomeError,
+    Usage,
 )
 from shared.providers.catalog import ModelSpec, catalog
 from shared.providers.pricing import cost, estimate
@@ -221,11 +222,7 @@ class Runner:
             for image in generation.images
         ]
         result = outcomes.clean(KINDS[prepared.kind].result(prepared.stored, generation, stored))
-        price = (
-            generation.cost_usd
-            if generation.cost_usd is not None
-            else cost(prepared.model, generation.usage, datetime.now(UTC))
-        )
+        price = _price(prepared, generation)
         served = Served(
             provider=SIMULATOR if generation.simulated else prepared.driver.provider,
             upstream_model=prepared.model.upstream,
@@ -332,3 +329,12 @@ class Runner:
         async with self._database.transaction() as db:
             finished = await queries.finish(db, rows)
         return [finished[row["job_id"]].state if row["job_id"] in finished else None for row in rows]
+
+
+def _price(prepared: Prepared, generation: Generation) -> Decimal:
+    """The provider's own figure, else the catalogue's; an answer without usage was not free: it is estimated."""
+    if generation.cost_usd is not None:
+        return generation.cost_usd
+    if generation.usage == Usage():
+        return prepared.estimate
+    return cost(prepared.model, generation.usage, datetime.now(UTC))

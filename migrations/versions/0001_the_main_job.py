@@ -17,8 +17,8 @@ depends_on = None
 #: Room on each page for heap-only updates of what changes often, vacuum soon after many changes
 #: (a share of a million-row table would be far too late), and pictures without a second compression.
 STORAGE = (
-    "ALTER TABLE jobs SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02,"
-    " autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_threshold = 500)",
+    "ALTER TABLE jobs SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02)",
+    "ALTER TABLE jobs SET (autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_threshold = 500)",
     "ALTER TABLE attempts SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02)",
     "ALTER TABLE workers SET (fillfactor = 50)",
     "ALTER TABLE artifact_bytes ALTER COLUMN data SET STORAGE EXTERNAL",

@@ -95,7 +95,7 @@ async def test_a_caller_that_left_costs_nothing_and_harms_nobody() -> None:
     left.cancel()
     await asyncio.sleep(0)
     recorder.gate.set()
-    assert await asyncio.gather(first, stayed) == [2, 6]
+    assert (await first, await stayed) == (2, 6)
     assert recorder.batches == [[1], [3]]
 
 
