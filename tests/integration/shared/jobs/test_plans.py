@@ -1,0 +1,148 @@
+"""What the statements cost when the table has grown: indexes are used, and a renewal touches none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import TextClause, text
+
+from shared.config import Settings
+from shared.db import Database
+from shared.jobs import queries
+from tests.conftest import SettingsFactory
+from tests.integration.shared.jobs.conftest import Jobs, ending
+
+ROWS = 20_000
+#: Mostly finished, as a table that has been used for a while: 200 running, 200 queued, 50 due, 50 expiring.
+_FILL = """
+    INSERT INTO jobs (id, project_id, kind, model, queue, input, max_attempts, timeout_seconds, state, attempt,
+        created_at, published_at, scheduled_at, expires_at, finished_at, result, lease_until, lease_owner, deadline_at)
+    SELECT gen_random_uuid(), :project, 'text.generate', 'gemini-flash', 'text.standard', '{"prompt": "x"}', 5, 300,
+        state, CASE WHEN state = 'queued' THEN 0 ELSE 1 END, now() - n * interval '1 second',
+        CASE WHEN state = 'queued' AND n % 4 <> 0 THEN now() - n * interval '1 millisecond' END,
+        now() - n * interval '1 millisecond', CASE WHEN n % 4 = 1 THEN now() + n * interval '1 hour' END,
+        CASE WHEN state = 'succeeded' THEN now() END, CASE WHEN state = 'succeeded' THEN jsonb_build_object('text', n) END,
+        CASE WHEN state = 'running' THEN now() + interval '30 seconds' END,
+        CASE WHEN state = 'running' THEN 'w' END, CASE WHEN state = 'running' THEN now() + interval '300 seconds' END
+    FROM (SELECT n, CASE WHEN n <= 200 THEN 'queued' WHEN n <= 400 THEN 'running' ELSE 'succeeded' END AS state
+          FROM generate_series(1, :rows) AS n) AS s
+"""
+
+
+@pytest.fixture
+def settings(make_settings: SettingsFactory) -> Settings:
+    return make_settings()
+
+
+@pytest.fixture
+async def grown(database: Database, jobs: Jobs) -> AsyncIterator[Jobs]:
+    await jobs.run(_FILL, project=jobs.project_id, rows=ROWS)
+    await jobs.run(
+        "INSERT INTO attempts (job_id, number, project_id, worker, outcome, finished_at) "
+        "SELECT id, 1, project_id, 'w', CASE state WHEN 'succeeded' THEN 'succeeded' END, finished_at "
+        "FROM jobs WHERE attempt = 1"
+    )
+    for table in ("jobs", "attempts", "projects"):
+        await jobs.run(f"ANALYZE {table}")
+    yield jobs
+
+
+async def plan(jobs: Jobs, statement: TextClause | str, **parameters: Any) -> str:
+    async with jobs.database.transaction() as db:
+        rows = await db.execute(text(f"EXPLAIN (COSTS OFF) {statement}"), parameters)
+        return "\n".join(row[0] for row in rows)
+
+
+async def ids_of(jobs: Jobs, state: str, count: int) -> list[UUID]:
+    rows = await jobs.ask("SELECT id FROM jobs WHERE state = :state LIMIT :count", state=state, count=count)
+    return [row.id for row in rows]
+
+
+async def test_hot_statements_use_their_indexes(grown: Jobs) -> None:
+    queued, running = await ids_of(grown, "queued", 20), await ids_of(grown, "running", 20)
+    sent = [{"job_id": job_id, "number": 1, "estimate": "0"} for job_id in running]
+    lookups: dict[str, tuple[TextClause, dict[str, Any], str]] = {
+        "get": (queries._GET, {"ids": queued}, "pk_jobs"),
+        "claim": (queries._CLAIM, {"ids": queued, "worker": "w", "lease": 30, "grace": 10}, "pk_jobs"),
+        "sent": (queries._SENT, {"rows": queries._json(sent)}, "(pk_jobs|ix_jobs_running)"),
+        "renew": (
+            queries._RENEW,
+            {"ids": running, "numbers": [1] * 20, "lease": 30},
+            "(pk_jobs|ix_jobs_running)",
+        ),
+        "finish": (
+            queries._FINISH,
+            {"rows": queries._json([ending(i) for i in running])},
+            "(pk_jobs|ix_jobs_running)",
+        ),
+        "cancel": (queries._CANCEL, {"id": queued[0], "project_id": grown.project_id}, "pk_jobs"),
+        "result": (queries._RESULT, {"id": queued[0], "project_id": grown.project_id}, "pk_jobs"),
+        "attempts": (queries._ATTEMPTS, {"id": running[0]}, "pk_attempts"),
+        "unpublish": (queries._UNPUBLISH, {"ids": queued}, "pk_jobs"),
+        "dispatch due": (queries._DISPATCH_DUE, {"limit": 10}, "ix_jobs_due"),
+        "stale queues": (queries._STALE_QUEUES, {"after": 15}, "ix_jobs_published"),
+        "republish": (
+            queries._REPUBLISH,
+            {"queue": "text.standard", "after": 0.05, "limit": 10},
+            "ix_jobs_published",
+        ),
+        "lock lost": (queries._LOCK_LOST, {"limit": 500}, "ix_jobs_running"),
+        "read lost": (queries._READ_LOST, {"ids": running}, "(pk|uq)_attempts"),
+        "expire": (queries._EXPIRE, {"limit": 500}, "ix_jobs_expiring"),
+    }
+    for name, (statement, parameters, index) in lookups.items():
+        found = await plan(grown, statement, **parameters)
+        assert re.search(index, found), f"{name}:\n{found}"
+        assert not re.search(r"Seq Scan on (jobs|attempts)\b", found), f"{name}:\n{found}"
+
+
+async def test_a_page_of_jobs_reads_the_index_in_order(grown: Jobs) -> None:
+    middle = (
+        await grown.ask("SELECT created_at, id FROM jobs ORDER BY created_at DESC OFFSET 5000 LIMIT 1")
+    )[0]
+    found = await plan(
+        grown,
+        f"SELECT {queries.VIEW} FROM jobs j WHERE j.project_id = :project AND (j.created_at, j.id) < (:created_at, :id) "
+        "ORDER BY j.created_at DESC, j.id DESC LIMIT 50",
+        project=grown.project_id,
+        created_at=middle.created_at,
+        id=middle.id,
+    )
+    assert "ix_jobs_project_newest" in found
+    assert "Sort" not in found
+
+
+async def test_renewals_are_heap_only(jobs: Jobs) -> None:
+    """An update that touches an index writes to every index of the table: with leases in one, six times as much."""
+    ids = await jobs.add_many(50)
+    await jobs.claim(*ids)
+    before = await counters(jobs)
+    for _ in range(4):
+        await jobs.renew(*((job_id, 1) for job_id in ids), lease=60)
+    after = await counters(jobs)
+    updates, heap_only = after[0] - before[0], after[1] - before[1]
+    assert updates == 200
+    # A page that was filled a moment ago has no room yet for some; with an index on the lease there would be none.
+    assert heap_only >= 140, f"{heap_only} of {updates}"
+
+
+async def counters(jobs: Jobs) -> tuple[int, int]:
+    async with jobs.database.transaction() as db:
+        await db.execute(text("SELECT pg_stat_force_next_flush()"))
+    # The connection flushes when it is idle again; other ones may have counted too.
+    rows = await jobs.ask("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'jobs'")
+    return rows[0].n_tup_upd, rows[0].n_tup_hot_upd
+
+
+async def test_a_batch_of_a_thousand_is_one_statement_of_reasonable_time(jobs: Jobs) -> None:
+    """No plan that compares every row with every other: that would take a minute."""
+    ids = await jobs.add_many(1000)
+    await jobs.run("ANALYZE jobs")
+    assert len(await jobs.claim(*ids)) == 1000
+    assert len(await jobs.send(*ids)) == 1000
+    assert len(await jobs.renew(*((job_id, 1) for job_id in ids))) == 1000
+    assert len(await jobs.finish(*(ending(job_id) for job_id in ids))) == 1000
