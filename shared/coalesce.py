@@ -1,4 +1,4 @@
-"""Many calls, one statement.
+"""Many calls, one statement (``Coalescer``); many askers, one answer (``SingleFlight``).
 
 While a batch is under way, the calls that arrive are collected; the next batch carries them all.
 There is no timer: a lone call starts at once and waits for nothing. Under load, one statement,
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from typing import Any, Generic, TypeVar
 
 from shared.errors import Unavailable
 
 Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 
@@ -96,6 +97,29 @@ class Coalescer(Generic[Item, Result]):
             return
         for (_, future), result in zip(batch, results, strict=True):
             _settle(future, result)
+
+
+class SingleFlight(Generic[Key, Result]):
+    """Runs ``run(key)`` once for all who ask for the same key while it is under way.
+
+    A caller who goes away takes nobody else's answer along: the work goes on.
+    """
+
+    def __init__(self, run: Callable[[Key], Coroutine[Any, Any, Result]]) -> None:
+        self._run = run
+        self._under_way: dict[Key, asyncio.Task[Result]] = {}
+
+    async def __call__(self, key: Key) -> Result:
+        task = self._under_way.get(key)
+        if task is None:
+            task = self._under_way[key] = asyncio.create_task(self._run(key))
+            task.add_done_callback(lambda done: self._landed(key, done))
+        return await asyncio.shield(task)
+
+    def _landed(self, key: Key, task: asyncio.Task[Result]) -> None:
+        self._under_way.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # seen, even where nobody waited for it any more
 
 
 def _settle(future: asyncio.Future[Result], result: Result | BaseException) -> None:

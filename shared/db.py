@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy.exc import DBAPIError
@@ -11,6 +13,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shared.config import Settings
+
+Result = TypeVar("Result")
 
 
 class Database:
@@ -50,6 +54,23 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
+    """Waits so long for work with the database, and then leaves it behind.
+
+    The server's own statement timeout ends what merely takes long. This is for a server that hangs: it
+    answers nothing, not even a cancel, and the driver would wait for that for ever.
+
+    Raises:
+        TimeoutError: the work has not ended.
+    """
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        raise TimeoutError("the database did not answer")
+    return task.result()
 
 
 def is_unavailable(error: BaseException) -> bool:

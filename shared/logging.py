@@ -38,7 +38,7 @@ _SECRETS = (
     ),
 )
 #: A secret holds one of these; a line without any needs no search.
-_SIGNS = ("pln_", "AIza", "AQ.", "://", "earer ", "=")
+_SIGNS = ("pln_", "AIza", "AQ.", "://", "earer ", "?", "&")
 
 #: Libraries that say more than anybody wants to read, some of it addresses with keys.
 _QUIET = ("httpx", "httpcore", "httpx2", "httpcore2", "google_genai", "kombu", "amqp", "asyncio", "urllib3")
@@ -83,7 +83,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         # A newline in what a client sent must not look like a line of ours.
-        message = record.getMessage().translate(_CONTROL)
+        message = _printable(record.getMessage())
         fields = "".join(f" {name}={_plain(value)}" for name, value in _fields(record).items())
         line = f"{_time(record)} {record.levelname:<7} {record.name}: {message}{fields}"
         trace = _traceback(self, record)
@@ -110,8 +110,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-    return {**context.get(), **extra}
+    values = vars(record)
+    return {**context.get(), **{name: values[name] for name in values.keys() - _STANDARD}}
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -121,7 +121,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _plain(value: Any) -> str:
-    text = str(value).translate(_CONTROL)
+    text = _printable(str(value))
     return orjson.dumps(_encodable(text)).decode() if " " in text or not text else text
 
 
@@ -134,4 +134,8 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 def _encodable(text: str) -> str:
     """The text, with lone surrogates escaped: neither UTF-8 nor orjson takes them."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else text.translate(_CONTROL)

@@ -117,13 +117,21 @@ class Doorbell:
 
     async def ring(self, job_id: UUID, queue: str) -> bool:
         """Sends one message. False: not sent, or not known to be within the timeout."""
-        if time.monotonic() < self._rests_until:
+        if self.resting:
             return False
         # The send goes on where the wait ends: a late message is harmless.
         sending = asyncio.ensure_future(self._send((job_id, queue)))
         sending.add_done_callback(_retrieve)
         done, _ = await asyncio.wait({sending}, timeout=self._timeout)
+        if not done:
+            # A broker that hangs would cost every submit the whole timeout, one after the other.
+            self._rests_until = time.monotonic() + _REST_SECONDS
         return bool(done) and not sending.cancelled() and sending.exception() is None and sending.result()
+
+    @property
+    def resting(self) -> bool:
+        """The broker failed a moment ago and is not tried yet."""
+        return time.monotonic() < self._rests_until
 
     async def ring_all(self, jobs: Iterable[tuple[UUID, str]]) -> list[UUID]:
         """Sends many messages and answers the ids of those that were not sent."""
@@ -145,7 +153,7 @@ class Doorbell:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _send_batch(self, jobs: Sequence[tuple[UUID, str]]) -> Sequence[bool]:
-        if time.monotonic() < self._rests_until:
+        if self.resting:
             return [False] * len(jobs)
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._publish, jobs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from datetime import datetime
 from uuid import UUID
 
 from shared.access import keys, queries
+from shared.coalesce import SingleFlight
 from shared.db import Database
 from shared.errors import Unauthenticated
 from shared.models.access import SCOPES
@@ -18,6 +20,8 @@ from shared.models.access import SCOPES
 #: works for at most this long.
 CACHE_SECONDS = 5.0
 _CACHE_SIZE = 10_000
+#: Longer than a statement on a healthy server can take to find one row.
+LOOK_UP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,14 @@ async def create(
 
 
 class Authenticator:
-    """Checks keys, remembering valid ones for ``CACHE_SECONDS``. One a process."""
+    """Checks keys, remembering valid ones for ``CACHE_SECONDS``. One a process.
+
+    Requests with the same key that arrive while it is looked up share the answer.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._look_ups: SingleFlight[tuple[str, bytes], Caller] = SingleFlight(self._look_up)
         #: By the key's hash, so that no key lies in memory for long.
         self._valid: dict[bytes, tuple[float, Caller]] = {}
 
@@ -80,6 +88,7 @@ class Authenticator:
 
         Raises:
             Unauthenticated: unknown, revoked or expired; the message says which only to who has the secret.
+            TimeoutError: the database hangs.
         """
         prefix = keys.prefix_of(key)
         if prefix is None:
@@ -92,13 +101,15 @@ class Authenticator:
         known = self._valid.get(digest)
         if known and known[0] > time.monotonic():
             return known[1]
-        caller = await self._look_up(prefix, digest)
+        async with asyncio.timeout(LOOK_UP_SECONDS):
+            caller = await self._look_ups((prefix, digest))
         if len(self._valid) >= _CACHE_SIZE:
             self._valid.clear()
         self._valid[digest] = (time.monotonic() + CACHE_SECONDS, caller)
         return caller
 
-    async def _look_up(self, prefix: str, digest: bytes) -> Caller:
+    async def _look_up(self, key: tuple[str, bytes]) -> Caller:
+        prefix, digest = key
         async with self._database.transaction() as db:
             found = await queries.find_key(db, prefix)
         if found is None or not hmac.compare_digest(found.secret_hash, digest):

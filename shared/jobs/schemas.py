@@ -7,9 +7,19 @@ from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from shared.jobs.status import OnUnknown, Priority, State, WaitingReason
+
+
+def _plausible(moment: datetime) -> datetime:
+    """PostgreSQL knows years that Python does not, so what lies at the edge would not come back."""
+    if not 2000 <= moment.year <= 2200:
+        raise ValueError("must lie between the years 2000 and 2200")
+    return moment
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_plausible)]
 
 
 class JobSubmit(BaseModel):
@@ -37,10 +47,8 @@ class JobSubmit(BaseModel):
             description="What to do when a call's answer was lost and the provider may have billed it: call again, or fail."
         ),
     ] = OnUnknown.RETRY
-    scheduled_at: Annotated[AwareDatetime | None, Field(description="Not before this time.")] = None
-    expires_at: Annotated[
-        AwareDatetime | None, Field(description="Not started by then, the job expires.")
-    ] = None
+    scheduled_at: Annotated[Moment | None, Field(description="Not before this time.")] = None
+    expires_at: Annotated[Moment | None, Field(description="Not started by then, the job expires.")] = None
 
     @model_validator(mode="after")
     def _expires_after_its_start(self) -> JobSubmit:
@@ -94,7 +102,9 @@ class JobView(BaseModel):
     cost_usd: Annotated[Decimal, Field(description="Of all attempts; lost answers count with an estimate.")]
     error: JobProblem | None
     warnings: list[JobWarning]
-    status_url: str
+    status_url: Annotated[
+        str, Field(description="A path on this server, or a whole address where PUBLIC_URL is set.")
+    ]
     result_url: str
     cancel_url: str
 

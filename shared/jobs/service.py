@@ -12,16 +12,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import orjson
 from pydantic import ValidationError
 from sqlalchemy import Row, text
 from uuid_utils.compat import uuid7
 
 from shared.artifacts import queries as artifacts
-from shared.coalesce import Coalescer
+from shared.coalesce import Coalescer, SingleFlight
 from shared.config import Settings
-from shared.db import Database, is_unavailable
-from shared.errors import BadRequest, Conflict, FieldError, NotFound, ValidationFailed, field_errors
+from shared.db import Database, is_unavailable, within
+from shared.errors import BadRequest, Conflict, FieldError, NotFound, ValidationFailed, field_errors, shown
 from shared.jobs import queries
 from shared.jobs.schemas import JobSubmit
 from shared.jobs.status import FINAL, State, WaitingReason
@@ -68,7 +67,10 @@ class JobService:
             self._get_batch, lanes=2, max_batch=500, is_shared_fault=is_unavailable
         )
         self._unpublished: Coalescer[UUID, None] = Coalescer(self._unpublish_batch, max_batch=500)
-        self._live_queues: tuple[float, frozenset[str]] = (0.0, frozenset())
+        self._live_queues: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
+        self._ask_live_queues: SingleFlight[None, frozenset[str]] = SingleFlight(self._read_live_queues)
+        #: Beyond the statement timeout: only a server that hangs takes longer.
+        self._patience = settings.database_statement_timeout + 1
 
     async def submit(self, project_id: UUID, job: JobSubmit) -> Row[Any]:
         """Stores a job durably, then tells the workers. The broker being away fails nothing.
@@ -79,21 +81,29 @@ class JobService:
         kind, model = resolve(job)
         accepted = await self._accept(kind, model, job.input)
         row = self._row(project_id, job, kind, model, accepted)
-        stored = await (self._submit_with_images(row, accepted) if accepted.images else self._submits(row))
+        if accepted.images:
+            stored = await within(self._patience, self._submit_with_images(row, accepted))
+        else:
+            async with asyncio.timeout(self._patience):
+                stored = await self._submits(row)
         if stored.published_at is not None and not await self._doorbell.ring(stored.id, stored.queue):
             await self._note_unpublished(stored.id)
         return stored
 
     async def get(self, project_id: UUID, job_id: UUID) -> Row[Any]:
         """Raises: NotFound."""
-        row = await self._gets(job_id)
+        async with asyncio.timeout(self._patience):
+            row = await self._gets(job_id)
         if row is None or row.project_id != project_id:
             raise not_found(job_id)
         return row
 
-    async def attempts(self, job_id: UUID) -> list[Row[Any]]:
-        async with self._database.transaction() as db:
-            return await queries.attempts(db, job_id)
+    async def attempts(self, job_id: UUID) -> Sequence[Row[Any]]:
+        async def read() -> Sequence[Row[Any]]:
+            async with self._database.transaction() as db:
+                return await queries.attempts(db, job_id)
+
+        return await within(self._patience, read())
 
     async def list(
         self,
@@ -111,10 +121,14 @@ class JobService:
             BadRequest: the cursor is not one of ours.
         """
         before = _read_cursor(cursor) if cursor else None
-        async with self._database.transaction() as db:
-            rows = await queries.newest(
-                db, project_id, limit=limit + 1, before=before, states=states, kind=kind, model=model
-            )
+
+        async def read() -> Sequence[Row[Any]]:
+            async with self._database.transaction() as db:
+                return await queries.newest(
+                    db, project_id, limit=limit + 1, before=before, states=states, kind=kind, model=model
+                )
+
+        rows = list(await within(self._patience, read()))
         more = len(rows) > limit
         rows = rows[:limit]
         return rows, _cursor(rows[-1]) if more else None
@@ -125,12 +139,16 @@ class JobService:
         Raises:
             NotFound: no such job in the project.
         """
-        async with self._database.transaction() as db:
-            changed = await queries.cancel(db, project_id, job_id)
-            row = changed or (await queries.get(db, [job_id])).get(job_id)
-            if row is None or row.project_id != project_id:
-                raise not_found(job_id)
-            attempts = await queries.attempts(db, job_id)
+
+        async def write() -> tuple[Row[Any], Sequence[Row[Any]]]:
+            async with self._database.transaction() as db:
+                changed = await queries.cancel(db, project_id, job_id)
+                row = changed or (await queries.get(db, [job_id])).get(job_id)
+                if row is None or row.project_id != project_id:
+                    raise not_found(job_id)
+                return row, await queries.attempts(db, job_id)
+
+        row, attempts = await within(self._patience, write())
         if row.state == State.RUNNING:
             await self._wakeups.cancel_requested(job_id)
             outcome = "cancel_requested"
@@ -145,8 +163,12 @@ class JobService:
             NotFound: no such job in the project.
             Conflict: it has not succeeded (yet); the code says which.
         """
-        async with self._database.transaction() as db:
-            row = await queries.result(db, project_id, job_id)
+
+        async def read() -> Row[Any] | None:
+            async with self._database.transaction() as db:
+                return await queries.result(db, project_id, job_id)
+
+        row = await within(self._patience, read())
         if row is None:
             raise not_found(job_id)
         if row.state == State.SUCCEEDED:
@@ -172,10 +194,15 @@ class JobService:
         """The queues that at least one live worker takes jobs from."""
         checked_at, queues = self._live_queues
         if time.monotonic() - checked_at > _WORKERS_CACHE_SECONDS:
-            async with self._database.transaction() as db:
-                rows = await db.execute(_LIVE_QUEUES, {"alive": WORKER_ALIVE_SECONDS})
-                queues = frozenset(row.queue for row in rows)
-            self._live_queues = (time.monotonic(), queues)
+            async with asyncio.timeout(self._patience):
+                return await self._ask_live_queues(None)
+        return queues
+
+    async def _read_live_queues(self, _: None) -> frozenset[str]:
+        async with self._database.transaction() as db:
+            rows = await db.execute(_LIVE_QUEUES, {"alive": WORKER_ALIVE_SECONDS})
+            queues = frozenset(row.queue for row in rows)
+        self._live_queues = (time.monotonic(), queues)
         return queues
 
     async def _accept(self, kind: Kind, model: ModelSpec, value: dict[str, Any]) -> Accepted:
@@ -267,7 +294,7 @@ def resolve(job: JobSubmit) -> tuple[Kind, ModelSpec]:
     """
     kind = KINDS.get(job.kind)
     if kind is None:
-        message = f"{job.kind!r} is no kind of job; use one of: {', '.join(KINDS)}"
+        message = f"{shown(job.kind)} is no kind of job; use one of: {', '.join(KINDS)}"
         raise ValidationFailed(
             "Unknown kind.",
             code="unknown_kind",
@@ -277,7 +304,7 @@ def resolve(job: JobSubmit) -> tuple[Kind, ModelSpec]:
     if model is None or kind.name not in model.kinds:
         allowed = [entry.alias for entry in models_for(kind.name)]
         what = "is no model here" if model is None else f"does not do {kind.name}"
-        message = f"{job.model!r} {what}; use one of: {', '.join(allowed)}"
+        message = f"{shown(job.model)} {what}; use one of: {', '.join(allowed)}"
         raise ValidationFailed(
             "Unknown model.",
             code="unknown_model",
@@ -291,15 +318,38 @@ def not_found(job_id: UUID) -> NotFound:
 
 
 def _refuse_null_characters(value: dict[str, Any]) -> None:
-    # PostgreSQL's text holds every character but this one.
-    if b"\\u0000" in orjson.dumps(value).replace(b"\\\\", b""):
-        raise InputRejected(
-            [FieldError("", "null_character", "holds the character U+0000, which cannot be stored")]
-        )
+    """PostgreSQL's text holds every character but U+0000.
+
+    Walked level by level: a hostile depth must not overflow the stack.
+    """
+    level: list[Any] = [value]
+    while level:
+        deeper: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                if "\0" in item:
+                    raise InputRejected(
+                        [
+                            FieldError(
+                                "", "null_character", "holds the character U+0000, which cannot be stored"
+                            )
+                        ]
+                    )
+            elif isinstance(item, dict):
+                deeper += item.keys()
+                deeper += item.values()
+            elif isinstance(item, list):
+                deeper += item
+        level = deeper
 
 
 def _is_small(value: dict[str, Any]) -> bool:
-    return not value.get("input_images") and len(value.get("prompt") or "") < _INLINE_BYTES
+    """Whether checking it takes no time to speak of. It is not validated yet: anything may stand in it."""
+    if value.get("input_images") or value.get("response_schema") or value.get("messages"):
+        return False
+    return len(value) < 50 and all(
+        len(text) < _INLINE_BYTES for text in value.values() if isinstance(text, str)
+    )
 
 
 def _cursor(row: Row[Any]) -> str:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.errors import FieldError
+from shared.errors import FieldError, shown
 from shared.providers.base import Generation, GenerationRequest, ImageBytes
 from shared.providers.catalog import ModelSpec
 
@@ -103,6 +103,6 @@ def not_allowed(pointer: str, value: object, allowed: Sequence[object], model: M
     return FieldError(
         pointer,
         "not_allowed",
-        f"{value!r} is not possible with {model.alias}; use one of: {listed}",
+        f"{shown(value)} is not possible with {model.alias}; use one of: {listed}",
         list(allowed),
     )

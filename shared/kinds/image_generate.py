@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from shared.errors import FieldError
+from shared.errors import FieldError, shown
 from shared.kinds.base import Accepted, InputImage, InputRejected, KindInput, StoredImage, not_allowed
 from shared.providers.base import Generation, ImageBytes, ImageRequest
 from shared.providers.catalog import ImageCapabilities, ModelSpec
@@ -131,7 +131,7 @@ def _decode(item: EncodedImage, can: ImageCapabilities) -> InputImage:
     if image.media_type not in can.input_media_types:
         raise NotAnImageError(f"is {image.media_type}; use one of: {allowed}")
     if item.media_type and item.media_type != image.media_type:
-        raise NotAnImageError(f"is declared as {item.media_type} and is {image.media_type}")
+        raise NotAnImageError(f"is declared as {shown(item.media_type)} and is {image.media_type}")
     return image
 
 

@@ -18,6 +18,8 @@ from shared.providers.catalog import ModelSpec, TextCapabilities
 
 _MAX_SCHEMA_BYTES = 100_000
 _MAX_SCHEMA_DEPTH = 32
+#: Objects and arrays in a schema. Checking costs 0.15 ms for each; providers take far fewer.
+_MAX_SCHEMA_PARTS = 500
 
 
 class ChatMessage(KindInput):
@@ -138,8 +140,12 @@ def _schema_errors(schema: dict[str, Any], model: ModelSpec, can: TextCapabiliti
         return [
             FieldError(pointer, "not_supported", f"{model.alias} answers in plain text only; leave it out")
         ]
-    if _depth(schema) > _MAX_SCHEMA_DEPTH:
+    depth, parts = _extent(schema)
+    if depth > _MAX_SCHEMA_DEPTH:
         return [FieldError(pointer, "too_deep", f"is nested deeper than {_MAX_SCHEMA_DEPTH} levels")]
+    if parts > _MAX_SCHEMA_PARTS:
+        message = f"has more than {_MAX_SCHEMA_PARTS} objects and arrays"
+        return [FieldError(pointer, "too_large", message)]
     size = len(orjson.dumps(schema))
     if size > _MAX_SCHEMA_BYTES:
         return [
@@ -155,18 +161,20 @@ def _schema_errors(schema: dict[str, Any], model: ModelSpec, can: TextCapabiliti
     return []
 
 
-def _depth(value: Any) -> int:
-    """How deep a JSON value is nested, found level by level: a hostile depth must not overflow the stack."""
-    level, depth = [value], 0
-    while level and depth <= _MAX_SCHEMA_DEPTH:
-        containers = [item for item in level if isinstance(item, dict | list)]
-        level = [
-            inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-        depth += bool(containers)
-        if not containers:
+def _extent(value: Any) -> tuple[int, int]:
+    """How deep a JSON value is nested and how many objects and arrays it has, as far as the limits.
+
+    Found level by level: a hostile depth must not overflow the stack.
+    """
+    level, depth, parts = [value], 0, 0
+    while depth <= _MAX_SCHEMA_DEPTH and parts <= _MAX_SCHEMA_PARTS:
+        level = [item for item in level if isinstance(item, dict | list)]
+        if not level:
             break
-    return depth
+        depth += 1
+        parts += len(level)
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return depth, parts
 
 
 def _take_ignored(stored: dict[str, Any], model: ModelSpec, can: TextCapabilities) -> list[dict[str, str]]:
