@@ -7,6 +7,7 @@ import sys
 import uvicorn
 from pydantic import ValidationError
 
+from api.protocol import LimitedProtocol
 from shared.config import get_settings
 
 #: How long requests under way may take after SIGTERM.
@@ -31,7 +32,7 @@ def main() -> int:
         port=settings.api_port,
         workers=settings.api_processes,
         loop="uvloop",
-        http="httptools",
+        http=LimitedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,  # shared.logging has set it up

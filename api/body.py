@@ -17,8 +17,12 @@ _DRAIN_BYTES = 64_000_000
 _DRAIN_SECONDS = 5.0
 
 
-async def read_json(request: Request, limit: int) -> Any:
-    """The parsed body. Of two keys that are the same, the last one counts.
+#: From here on a body counts as large.
+LARGE_BYTES = 1_000_000
+
+
+async def read(request: Request, limit: int) -> bytes:
+    """The body, not yet parsed.
 
     Args:
         limit: bytes at most.
@@ -26,10 +30,17 @@ async def read_json(request: Request, limit: int) -> Any:
     Raises:
         UnsupportedMediaType: it is not declared as JSON, or compressed.
         PayloadTooLarge: more than the limit, declared or sent.
-        BadRequest: it is empty or not JSON.
     """
     _require_json(request)
-    body = await _read(request, limit)
+    return await _collect(request, limit)
+
+
+def parse(body: bytes) -> Any:
+    """What the body says. Of two keys that are the same, the last one counts.
+
+    Raises:
+        BadRequest: it is empty or not JSON.
+    """
     if not body:
         raise BadRequest("The body is empty; a JSON object is needed.", code="invalid_json")
     try:
@@ -57,7 +68,7 @@ def _require_json(request: Request) -> None:
         raise UnsupportedMediaType(f"Send the body uncompressed, not as {encoding[:40]}.")
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _collect(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
         # Who asks whether to send needs no draining: the answer comes before the body.

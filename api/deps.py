@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from shared.queue import Doorbell
 from shared.wakeups import Wakeups
 
 READ, WRITE = "jobs:read", "jobs:write"
+#: Large bodies that are worked on at once.
+_LARGE_BODIES = 4
 _CHALLENGE = 'Bearer realm="plantain"'
 
 
@@ -34,6 +37,8 @@ class Services:
     jobs: JobService
     authenticator: Authenticator
     readiness: Readiness
+    #: Taken by whoever works on a large body: each costs several times its size in memory.
+    large_bodies: asyncio.Semaphore
 
     @classmethod
     def of(cls, settings: Settings) -> Services:
@@ -41,7 +46,14 @@ class Services:
         doorbell, wakeups = Doorbell(settings), Wakeups(settings)
         jobs = JobService(database, settings, doorbell, wakeups)
         return cls(
-            settings, database, doorbell, wakeups, jobs, Authenticator(database), Readiness(settings, wakeups)
+            settings=settings,
+            database=database,
+            doorbell=doorbell,
+            wakeups=wakeups,
+            jobs=jobs,
+            authenticator=Authenticator(database),
+            readiness=Readiness(settings, wakeups),
+            large_bodies=asyncio.Semaphore(_LARGE_BODIES),
         )
 
     async def close(self) -> None:

@@ -58,6 +58,7 @@ CODES: dict[str, tuple[int, str]] = {
         422,
         "The query has a parameter that does not exist here; `errors` lists those that do.",
     ),
+    "headers_too_large": (431, "Send shorter headers; `detail` names the limit."),
     "rate_limited": (429, "Wait as long as `Retry-After` says."),
     "internal_error": (500, "A fault of ours. The log has it under `request_id`."),
     "unavailable": (503, "Something that we need is away. Try again after `Retry-After` seconds."),

@@ -10,9 +10,8 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from api import conditional, render
-from api.body import read_json
-from api.deps import ProjectRoute, caller_of, services_of
+from api import body, conditional, render
+from api.deps import ProjectRoute, Services, caller_of, services_of
 from api.openapi import JOB_ETAG, JOB_HEADERS, SUBMIT_BODY, answers
 from shared.errors import FieldError, NotFound, ValidationFailed, field_errors
 from shared.jobs.schemas import CancelReceipt, JobDetail, JobPage, JobResult, JobSubmit, JobView
@@ -39,9 +38,16 @@ async def submit(request: Request) -> Response:
     A broker that is away fails nothing: the job is kept and its workers are told later.
     """
     services = services_of(request)
-    body = await read_json(request, services.settings.max_body_bytes)
+    data = await body.read(request, services.settings.max_body_bytes)
+    if len(data) < body.LARGE_BYTES:
+        return await _submit(request, services, data)
+    async with services.large_bodies:
+        return await _submit(request, services, data)
+
+
+async def _submit(request: Request, services: Services, data: bytes) -> Response:
     try:
-        job = JobSubmit.model_validate(body)
+        job = JobSubmit.model_validate(body.parse(data))
     except ValidationError as error:
         raise ValidationFailed(
             "The job is not allowed; errors names each field.", errors=field_errors(error)
@@ -177,8 +183,8 @@ async def result(request: Request, job_id: JobId) -> Response:
     headers = {"Cache-Control": "private, no-cache", "ETag": f'"{row.version}"'}
     if conditional.matches(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    body = {"job_id": found, "kind": row.kind, "result": render.result_view(row, request.scope["public_url"])}
-    return render.json_response(body, headers=headers)
+    view = {"job_id": found, "kind": row.kind, "result": render.result_view(row, request.scope["public_url"])}
+    return render.json_response(view, headers=headers)
 
 
 def uuid_of(value: str) -> UUID:

@@ -1,0 +1,46 @@
+"""uvicorn's HTTP protocol with a limit on what stands before the body: httptools itself has none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+#: Request line and headers together, in bytes.
+MAX_HEAD_BYTES = 64 * 1024
+_ANSWER = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
+_BODY = (
+    b'{"type":"/docs#error-headers_too_large","title":"Request header fields too large","status":431,'
+    b'"detail":"Request line and headers together are over the limit of 65,536 bytes.",'
+    b'"instance":"","code":"headers_too_large","request_id":""}'
+)
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Cuts a connection whose request line and headers do not end in time for the limit."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        #: Bytes of a head that is not complete; None between a head's end and the next request.
+        self._head: int | None = 0
+        #: Whether a request began in the present piece, which may hold the end of another one's body.
+        self._begun = False
+
+    def data_received(self, data: bytes) -> None:
+        self._begun = False
+        super().data_received(data)
+        if self._head is None or self._begun:
+            return
+        self._head += len(data)
+        if self._head > MAX_HEAD_BYTES and not self.transport.is_closing():
+            length = f"content-length: {len(_BODY)}\r\n\r\n".encode()
+            self.transport.write(_ANSWER + length + _BODY)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._head, self._begun = 0, True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head = None
+        super().on_headers_complete()
