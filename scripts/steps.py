@@ -37,7 +37,10 @@ CHECKS = (
         ["-m", "ruff", "format", "--quiet", *SOURCES],
     ),
     Step("mypy", ["-m", "mypy", "--no-error-summary"]),
-    Step("import contracts", ["-c", "from importlinter.cli import lint_imports_command as run; run()"]),
+    Step(
+        "import contracts",
+        ["-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-logo"],
+    ),
     Step("requirements", ["scripts/lock", "--check"]),
 )
 
