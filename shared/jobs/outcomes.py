@@ -10,6 +10,7 @@
 | worker lost before the provider call  | lost      | queued at once, or failed at ``max_attempts``          |
 | worker lost after the provider call   | unknown   | by ``on_unknown``                                      |
 | cancelled                             | cancelled | cancelled                                              |
+| answer that cannot be stored          | failed    | failed                                                 |
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ from shared.jobs.status import OnUnknown, Outcome, State, WaitingReason
 from shared.providers.base import PermanentError, ProviderError, RateLimitedError, UnknownOutcomeError
 
 _MAX_MESSAGE = 2000
+_MAX_NAME = 500
+#: A provider that asks to wait for no time at all is not asked again at once, and again, and again.
+_SHORTEST_PAUSE = 0.5
+#: What one call may cost at most, as far as we believe it: twenty of these fit the column.
+_MOST_COST = Decimal(40_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +85,25 @@ def after_error(job: Claimed, error: ProviderError, served: Served, backoff: Bac
     problem = {"code": error.error_code, "message": clean(error.message)[:_MAX_MESSAGE]}
     if error.status is not None:
         problem["provider_status"] = error.status
+    answered = error.status is not None
     match error:
         case RateLimitedError():
-            delay = backoff.delay(job.snoozes + 1) if error.delay is None else error.delay
+            wanted = backoff.delay(job.snoozes + 1) if error.delay is None else error.delay
+            delay = max(wanted, _SHORTEST_PAUSE)
+            reason = WaitingReason.RATE_LIMITED
             return _again(
-                job, Outcome.FAILED, served, problem, delay, WaitingReason.RATE_LIMITED, counted=False
+                job, Outcome.FAILED, served, problem, delay, reason, answered=answered, counted=False
             )
         case PermanentError():
-            return _failed(job, Outcome.FAILED, served, problem, answered=error.status is not None)
+            return _failed(job, Outcome.FAILED, served, problem, answered=answered)
         case UnknownOutcomeError():
             return _unknown(job, served, problem, backoff)
         case _:
             if not job.may_try_again:
-                return _failed(job, Outcome.FAILED, served, problem, retryable=True)
+                return _failed(job, Outcome.FAILED, served, problem, answered=answered, retryable=True)
             delay = backoff.delay(job.used)
-            return _again(job, Outcome.FAILED, served, problem, delay, WaitingReason.RETRY_BACKOFF)
+            reason = WaitingReason.RETRY_BACKOFF
+            return _again(job, Outcome.FAILED, served, problem, delay, reason, answered=answered)
 
 
 def after_cancel(job: Claimed, served: Served, *, provider_called: bool) -> dict[str, Any]:
@@ -119,6 +129,30 @@ def after_loss(job: Claimed, served: Served, *, sent: bool, backoff: Backoff) ->
     if not job.may_try_again:
         return _failed(job, Outcome.LOST, served, problem, retryable=True)
     return _again(job, Outcome.LOST, served, problem, 0.0, WaitingReason.RETRY_BACKOFF)
+
+
+def not_storable(row: dict[str, Any], why: str) -> dict[str, Any]:
+    """The ending of an attempt whose answer came, was paid for and cannot be stored: failed, not tried again.
+
+    Args:
+        row: the ending that could not be written; what it cost stays.
+        why: a word for people, such as the error's class.
+    """
+    return row | {
+        "state": State.FAILED,
+        "outcome": Outcome.FAILED,
+        "result": None,
+        "error": {
+            "code": "internal_error",
+            "message": f"The provider's answer could not be stored ({why}).",
+            "retryable": True,
+        },
+        "model_version": None,
+        "upstream_request_id": None,
+        "usage": None,
+        "event": "job.failed",
+        "data": {"attempt": row["number"], "outcome": Outcome.FAILED, "error_code": "internal_error"},
+    }
 
 
 def _unknown(job: Claimed, served: Served, problem: dict[str, Any], backoff: Backoff) -> dict[str, Any]:
@@ -152,6 +186,7 @@ def _again(
     delay: float,
     reason: WaitingReason,
     *,
+    answered: bool = False,
     counted: bool = True,
 ) -> dict[str, Any]:
     row = _row(
@@ -160,6 +195,7 @@ def _again(
         outcome,
         served,
         error={**problem, "retryable": True},
+        answered=answered,
         data={"waiting_reason": reason, "error_code": problem["code"]},
         event="job.retry_scheduled",
     )
@@ -194,13 +230,18 @@ def _row(
         "waiting_reason": None,
         "provider": served.provider,
         "upstream_model": served.upstream_model,
-        "model_version": served.model_version,
-        "upstream_request_id": served.upstream_request_id,
+        "model_version": _name(served.model_version),
+        "upstream_request_id": _name(served.upstream_request_id),
         "usage": served.usage,
-        "cost": served.cost,
+        "cost": min(served.cost, _MOST_COST),
         "event": event or f"job.{state}",
         "data": facts | (data or {}),
     }
+
+
+def _name(told: str | None) -> str | None:
+    """A word of the provider's, such as a version: as hostile as the rest of its answer."""
+    return None if told is None else str(clean(told))[:_MAX_NAME]
 
 
 def clean(value: Any) -> Any:
@@ -210,7 +251,7 @@ def clean(value: Any) -> Any:
             return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
         case dict():
             return {clean(name): clean(item) for name, item in value.items()}
-        case list():
+        case list() | tuple():
             return [clean(item) for item in value]
         case _:
             return value
