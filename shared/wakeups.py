@@ -51,8 +51,7 @@ class Wakeups:
                     while True:
                         message = await pubsub.get_message(timeout=_POLL_SECONDS)
                         if message:
-                            with contextlib.suppress(ValueError):
-                                await wake(UUID(message["data"].decode()))
+                            await _wake(wake, message["data"])
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def ping(self) -> None:
@@ -62,3 +61,11 @@ class Wakeups:
 
     async def close(self) -> None:
         await self.redis.aclose()
+
+
+async def _wake(wake: Callable[[UUID], Awaitable[None]], data: bytes) -> None:
+    """One wake-up. Whatever goes wrong (the database is away), the next one must be heard."""
+    try:
+        await wake(UUID(data.decode()))
+    except Exception as error:
+        log.warning("a wake-up came to nothing (%s)", type(error).__name__, exc_info=True)
