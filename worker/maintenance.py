@@ -33,6 +33,8 @@ class Maintenance:
     async def dispatch_due(self) -> int:
         """Rings for jobs whose time has come: scheduled ones, retries, and those never published."""
         total = 0
+        if self._doorbell.resting:  # marking jobs and taking the mark back is work for nothing
+            return total
         while True:
             async with self._database.transaction() as db:
                 due = await queries.dispatch_due(db, limit=_BATCH)
