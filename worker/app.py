@@ -71,6 +71,11 @@ def _start_runtime(sender: str, instance: Any, **_: Any) -> None:
     Runtime.start(get_settings(), name=sender, queues=queues)
 
 
+@signals.worker_shutting_down.connect
+def _drain_runtime(**_: Any) -> None:
+    Runtime.current().drain()
+
+
 @signals.worker_shutdown.connect
 def _stop_runtime(**_: Any) -> None:
     Runtime.stop_current()

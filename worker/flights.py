@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -23,10 +23,11 @@ log = logging.getLogger(__name__)
 _CONSUMER_SILENCE_SECONDS = 30.0
 
 _HEARTBEAT = text("""
-    INSERT INTO workers (name, queues, concurrency, in_flight, heartbeat_at)
-    VALUES (:name, CAST(:queues AS text[]), :concurrency, :in_flight, now())
+    INSERT INTO workers (name, queues, concurrency, in_flight, started_at, heartbeat_at)
+    VALUES (:name, CAST(:queues AS text[]), :concurrency, :in_flight,
+            now() - make_interval(secs => :uptime), now())
     ON CONFLICT (name) DO UPDATE SET queues = excluded.queues, concurrency = excluded.concurrency,
-        in_flight = excluded.in_flight, heartbeat_at = excluded.heartbeat_at
+        in_flight = excluded.in_flight, started_at = excluded.started_at, heartbeat_at = excluded.heartbeat_at
 """)
 _GOODBYE = text("DELETE FROM workers WHERE name = :name")
 
@@ -63,8 +64,11 @@ class Flights:
         self._name = name
         self._queues = list(queues)
         self._all: set[Flight] = set()
+        self._started = time.monotonic()
         #: Monotonic time of the consumer's last sign of life; set by its timer.
         self.consumer_seen = time.monotonic()
+        #: The process is shutting down: it takes nothing more and ends what it has.
+        self.draining = False
 
     def __len__(self) -> int:
         return len(self._all)
@@ -80,14 +84,9 @@ class Flights:
         """Renews every few seconds, for ever."""
         while True:
             started = time.monotonic()
-            try:
-                await self._beat()
-                await self.renew(self._all)
-            except Exception as error:
-                if not is_unavailable(error):
-                    log.exception("leases could not be renewed; trying again")
-                else:
-                    log.warning("leases could not be renewed now (%s); trying again", type(error).__name__)
+            # Leases first: without them, what runs here is called a second time elsewhere.
+            await self._try(self.renew(self._all), "leases could not be renewed")
+            await self._try(self._beat(), "the heartbeat could not be written")
             self._touch(self._settings.heartbeat_file)
             await asyncio.sleep(max(0.0, self._settings.lease_renew_seconds - (time.monotonic() - started)))
 
@@ -122,22 +121,37 @@ class Flights:
         async with self._database.transaction() as db:
             await db.execute(_GOODBYE, {"name": self._name})
 
+    async def _try(self, work: Awaitable[None], failed: str) -> None:
+        """One step of ``keep``, which no error may end."""
+        try:
+            await work
+        except Exception as error:
+            if is_unavailable(error):
+                log.warning("%s now (%s); trying again", failed, type(error).__name__)
+            else:
+                log.exception("%s; trying again", failed)
+
     async def _beat(self) -> None:
         parameters = {
             "name": self._name,
-            "queues": self._queues,
+            "queues": [] if self.draining else self._queues,
             "concurrency": self._settings.worker_concurrency,
             "in_flight": len(self._all),
+            "uptime": time.monotonic() - self._started,
         }
         async with self._database.transaction() as db:
             await db.execute(_HEARTBEAT, parameters)
 
     def _touch(self, path: Path | None) -> None:
         silence = time.monotonic() - self.consumer_seen
-        if silence > _CONSUMER_SILENCE_SECONDS:
+        # A consumer that was told to stop is silent, and a long call may well take minutes to end.
+        if silence > _CONSUMER_SILENCE_SECONDS and not self.draining:
             log.warning(
                 "the consumer has been silent for %.0f s: the broker is away, or this worker is deaf", silence
             )
         elif path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+            except OSError as error:
+                log.warning("the heartbeat file could not be written: %s", error)

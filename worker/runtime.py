@@ -14,6 +14,7 @@ from uuid import UUID
 from shared.config import Settings
 from shared.db import Database
 from shared.providers import Drivers
+from shared.providers.catalog import catalog
 from shared.wakeups import Wakeups
 from worker.flights import Flights
 from worker.loop import LoopThread
@@ -50,6 +51,10 @@ class Runtime:
         """Runs one attempt and waits for its end; called from the pool's threads."""
         return self._loop.run(self._runner.run(job_id))
 
+    def drain(self) -> None:
+        """The process was told to stop: from now on it only ends what it has. Called from a signal handler."""
+        self._flights.draining = True
+
     def consumer_is_alive(self) -> None:
         self._flights.consumer_seen = time.monotonic()
 
@@ -60,6 +65,9 @@ class Runtime:
     async def _open(self, settings: Settings, name: str, queues: list[str]) -> None:
         self._database = Database(settings, application=name)
         self._drivers = Drivers(settings)
+        # Importing an SDK takes up to a second, in which no lease would be renewed: now, while there is none.
+        for model in catalog().values():
+            self._drivers.get(model)
         self._wakeups = Wakeups(settings)
         self._flights = Flights(self._database, settings, name, queues)
         # A worker that comes back under its old name must not be taken for the one that died.
