@@ -13,6 +13,8 @@ from typing import Any
 
 from celery.beat import ScheduleEntry, Scheduler
 from celery.utils.log import get_logger
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
 
 from shared.config import Settings, get_settings
 from shared.db import Database, is_unavailable
@@ -58,25 +60,41 @@ class Running:
     def __init__(self, settings: Settings) -> None:
         self._loop = LoopThread("maintenance")
         self._heartbeat = settings.heartbeat_file
+        self._patience = 2 * settings.lease_renew_seconds
+        self._rescue_after = float("-inf")
         self._loop.run(self._open(settings))
 
     def run(self, name: str) -> None:
         """Runs one pass and reports; an error is logged, and the next pass tries again."""
         started = time.monotonic()
+        # While the database was away nobody could renew: whoever is alive gets the time to do so first,
+        # or to store an answer that was held back. Otherwise the call would be made, and paid for, again.
+        if name == "rescue" and started < self._rescue_after:
+            return
         try:
             done = self._loop.run(self._timed(name))
-        except Exception as error:
-            if is_unavailable(error):
-                log.warning("%s: not possible now (%s); trying again", name, type(error).__name__)
-            else:
-                log.exception("%s failed; trying again", name)
+        except Exception as error:  # noqa: BLE001  reported, whatever it is: beat goes on
+            self._report(name, error)
         else:
             if done:
                 log.info("%s: %d jobs in %.2f s", name, done, time.monotonic() - started)
         # Beat is well as long as it goes round, whatever the database does.
         if self._heartbeat is not None:
-            self._heartbeat.parent.mkdir(parents=True, exist_ok=True)
-            self._heartbeat.touch()
+            try:
+                self._heartbeat.parent.mkdir(parents=True, exist_ok=True)
+                self._heartbeat.touch()
+            except OSError as error:
+                log.warning("the heartbeat file could not be written: %s", error)
+
+    def _report(self, name: str, error: Exception) -> None:
+        if is_unavailable(error):
+            if name != "republish":  # which fails for the broker's sake, too
+                self._rescue_after = time.monotonic() + self._patience
+            log.warning("%s: not possible now (%s); trying again", name, type(error).__name__)
+        elif isinstance(error, RedisError | KombuError | OSError):
+            log.warning("%s: the broker is away (%s); trying again", name, type(error).__name__)
+        else:
+            log.error("%s failed; trying again", name, exc_info=error)
 
     def close(self) -> None:
         self._loop.run(self._close())
