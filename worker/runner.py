@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,7 +17,9 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from shared import storage
@@ -83,6 +86,8 @@ class Runner:
         self._flights = flights
         self._name = name
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
+        # Pictures take a connection each: half of them stay free for renewals, claims and records.
+        self._picture_slots = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
         self._claims: Coalescer[UUID, Row[Any] | None] = Coalescer(
             self._claim_batch, is_shared_fault=is_unavailable
         )
@@ -123,7 +128,7 @@ class Runner:
             return await self._record(
                 flight, outcomes.after_error(flight.job, broken, Served(), self._backoff)
             )
-        if not await self._notes({"job_id": row.id, "number": row.attempt, "estimate": prepared.estimate}):
+        if not await self._may_call(flight, prepared.estimate):
             return await self._give_back(flight)
         ending, images = await self._call(flight, prepared)
         what = await self._record(flight, ending, prepared.project_id, images)
@@ -153,7 +158,7 @@ class Runner:
         )
 
     async def _load_inputs(self, job_id: UUID) -> list[ImageBytes]:
-        async with self._database.transaction() as db:
+        async with self._picture_transaction() as db:
             return [
                 ImageBytes(
                     await storage.read_all(db, image.id),
@@ -164,9 +169,17 @@ class Runner:
                 for image in await artifacts.inputs(db, job_id)
             ]
 
-    async def _give_back(self, flight: Flight) -> str:
-        """The provider was not called, because the job is called off or no longer ours."""
+    async def _may_call(self, flight: Flight, estimate: Decimal) -> bool:
+        """Notes that the call goes out. False: it must not, because the job is called off or no longer ours."""
+        note = {"job_id": flight.job.job_id, "number": flight.job.number, "estimate": estimate}
+        if await self._notes(note):
+            return True
+        # Why not? Where the lease merely ran out (this process slept), it is ours again by now.
         await self._flights.renew([flight])
+        return not (flight.cancelled or flight.fenced) and await self._notes(note)
+
+    async def _give_back(self, flight: Flight) -> str:
+        """The provider was not called."""
         if flight.cancelled:
             return await self._record(
                 flight, outcomes.after_cancel(flight.job, Served(), provider_called=False)
@@ -192,7 +205,7 @@ class Runner:
             ), ()
         finally:
             flight.call = None
-        return self._succeeded(flight.job, prepared, generation), generation.images
+        return await self._ending(flight.job, prepared, generation)
 
     async def _generate(self, prepared: Prepared, call: Call) -> Generation:
         try:
@@ -209,21 +222,27 @@ class Runner:
                 f"The driver failed ({type(error).__name__}).", code="internal_error"
             ) from None
 
-    def _succeeded(self, job: Claimed, prepared: Prepared, generation: Generation) -> dict[str, Any]:
+    async def _ending(
+        self, job: Claimed, prepared: Prepared, generation: Generation
+    ) -> tuple[dict[str, Any], Sequence[ImageBytes]]:
+        """The row of a success; of a failure where nothing can be made of the answer (JSON a thousand levels deep)."""
+        served = self._served_by(prepared, generation)
+        # Some megabytes take long enough to hash that other jobs would notice.
+        digests = await asyncio.to_thread(_digests, generation.images) if generation.images else []
         stored = [
-            StoredImage(
-                uuid7(),
-                image.media_type,
-                len(image.data),
-                sha256(image.data).hexdigest(),
-                image.width,
-                image.height,
-            )
-            for image in generation.images
+            StoredImage(uuid7(), image.media_type, len(image.data), digest, image.width, image.height)
+            for image, digest in zip(generation.images, digests, strict=True)
         ]
-        result = outcomes.clean(KINDS[prepared.kind].result(prepared.stored, generation, stored))
+        try:
+            result = outcomes.clean(KINDS[prepared.kind].result(prepared.stored, generation, stored))
+        except Exception as error:
+            log.exception("job %s attempt %d: nothing can be made of the answer", job.job_id, job.number)
+            return outcomes.not_storable(outcomes.succeeded(job, {}, served), type(error).__name__), ()
+        return outcomes.succeeded(job, result, served), generation.images
+
+    def _served_by(self, prepared: Prepared, generation: Generation) -> Served:
         price = _price(prepared, generation)
-        served = Served(
+        return Served(
             provider=SIMULATOR if generation.simulated else prepared.driver.provider,
             upstream_model=prepared.model.upstream,
             model_version=generation.model_version,
@@ -231,7 +250,6 @@ class Runner:
             usage=generation.usage.as_json(),
             cost=price,
         )
-        return outcomes.succeeded(job, result, served)
 
     def _served_by_error(self, prepared: Prepared, error: ProviderError) -> Served:
         usage = error.usage
@@ -260,7 +278,11 @@ class Runner:
         project_id: UUID | None = None,
         images: Sequence[ImageBytes] = (),
     ) -> str:
-        """Writes the ending. While the database is away the answer is held, as long as it may still be written."""
+        """Writes the ending. While the database is away the answer is held, as long as it may still be written.
+
+        A result that the database refuses ends the job as failed: left alone, it would be paid for again
+        and again, until its attempts are used up.
+        """
         first, longest = _RECORD_RETRY_SECONDS
         delay = first
         while not flight.fenced:
@@ -270,6 +292,10 @@ class Runner:
                 else:
                     state = await self._records(row)
             except Exception as error:
+                if not is_unavailable(error) and row["result"] is not None:
+                    log.exception("job %s: its result cannot be stored", row["job_id"])
+                    row, images = outcomes.not_storable(row, type(error).__name__), ()
+                    continue
                 if not is_unavailable(error) or time.monotonic() > flight.deadline:
                     raise
                 log.warning(
@@ -289,7 +315,7 @@ class Runner:
         The ending comes last: its row lock would hold up renewals while a large picture is written.
         """
         try:
-            async with self._database.transaction() as db:
+            async with self._picture_transaction() as db:
                 for position, (image, entry) in enumerate(zip(images, row["result"]["images"], strict=True)):
                     await artifacts.insert(
                         db,
@@ -310,6 +336,19 @@ class Runner:
         except _FencedOut:
             return None
         return str(finished.state)
+
+    @asynccontextmanager
+    async def _picture_transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction in which pictures are read or written, by psycopg itself.
+
+        Raises:
+            ConnectionError: the server went away meanwhile; SQLAlchemy wraps only its own statements' errors.
+        """
+        try:
+            async with self._picture_slots, self._database.transaction() as db:
+                yield db
+        except psycopg.OperationalError as error:
+            raise ConnectionError(str(error)) from error
 
     async def _claim_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
         unique = list(dict.fromkeys(ids))
@@ -338,3 +377,7 @@ def _price(prepared: Prepared, generation: Generation) -> Decimal:
     if generation.usage == Usage():
         return prepared.estimate
     return cost(prepared.model, generation.usage, datetime.now(UTC))
+
+
+def _digests(images: Sequence[ImageBytes]) -> list[str]:
+    return [sha256(image.data).hexdigest() for image in images]
