@@ -33,8 +33,13 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /app --shell /u
     && python -m pip uninstall --yes --quiet --root-user-action ignore pip
 COPY --from=packages /venv /venv
 COPY scripts/container/healthcheck /usr/local/bin/
-COPY . /app
 WORKDIR /app
+COPY pyproject.toml ./
+COPY api/ api/
+COPY worker/ worker/
+COPY shared/ shared/
+COPY migrations/ migrations/
+COPY scripts/ scripts/
 ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

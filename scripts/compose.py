@@ -33,7 +33,7 @@ class Compose:
         self._environment = {**inherited, **variables}
         self._prefix = ["docker", "compose", "--project-name", project, "--project-directory", str(ROOT)]
         # Named, so that neither an override file nor .env is read.
-        self._prefix += ["--file", str(FILE), "--env-file", os.devnull]
+        self._prefix += ["--file", str(FILE), "--env-file", os.devnull, "--progress", "quiet"]
 
     def run(self, *arguments: str, timeout: float = 600) -> str:
         """Stdout of `docker compose ARGUMENTS`; raises `ComposeError` with the end of stderr."""
