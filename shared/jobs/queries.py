@@ -24,7 +24,8 @@ VIEW = """
     j.snoozes, j.max_attempts, j.timeout_seconds, j.on_unknown, j.created_at, j.scheduled_at, j.started_at,
     j.finished_at, j.expires_at, j.cancel_requested_at, j.error, j.provider, j.upstream_model,
     j.model_version, j.usage, j.cost_usd,
-    CASE WHEN j.state = 'queued' AND j.scheduled_at > now() THEN j.waiting_reason END AS waiting_reason,
+    CASE WHEN j.state = 'queued' AND (j.scheduled_at > now() OR j.published_at IS NULL)
+         THEN j.waiting_reason END AS waiting_reason,
     CASE WHEN j.state = 'queued' AND j.scheduled_at > now() THEN j.scheduled_at END AS waiting_until
 """
 
@@ -57,6 +58,7 @@ _CLAIM = text("""
         SELECT id FROM jobs
         WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued' AND scheduled_at <= now()
           AND (expires_at IS NULL OR expires_at > now()) AND attempt - snoozes < max_attempts
+          AND (:through_gate OR NOT EXISTS (SELECT FROM model_gates WHERE model_gates.model = jobs.model))
         ORDER BY id FOR UPDATE
     ), claimed AS (
         UPDATE jobs SET state = 'running', attempt = attempt + 1, version = version + 1,
@@ -72,7 +74,8 @@ _CLAIM = text("""
         INSERT INTO job_events (project_id, job_id, version, type, data)
         SELECT project_id, id, version, 'job.running', jsonb_build_object('attempt', attempt) FROM claimed
     )
-    SELECT id, project_id, kind, model, input, attempt, snoozes, max_attempts, timeout_seconds, on_unknown
+    SELECT id, project_id, kind, model, input, attempt, snoozes, max_attempts, timeout_seconds, on_unknown,
+           :through_gate AS gated
     FROM claimed
 """)
 
@@ -175,9 +178,43 @@ _CANCEL = text(f"""
     SELECT {VIEW} FROM cancelled j
 """)
 
+#: The most urgent first.
+_URGENCY = "array_position(ARRAY['interactive', 'standard', 'batch'], priority)"
+
+_AT_GATES = text(f"""
+    SELECT id, model FROM jobs
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued' AND scheduled_at <= now()
+      AND EXISTS (SELECT FROM model_gates WHERE model_gates.model = jobs.model)
+    ORDER BY {_URGENCY}, created_at, id
+""")
+
+_PARK = text("""
+    WITH j AS (
+        SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued' ORDER BY id FOR UPDATE
+    )
+    UPDATE jobs SET published_at = NULL, waiting_reason = :reason,
+        scheduled_at = greatest(scheduled_at, CAST(:until AS timestamptz))
+    FROM j WHERE jobs.id = j.id
+""")
+
+_PUBLISHED = text("""
+    SELECT count(*) FROM jobs WHERE state = 'queued' AND published_at IS NOT NULL AND model = :model
+""")
+
+_RELEASE = text(f"""
+    WITH j AS (
+        SELECT id FROM jobs
+        WHERE state = 'queued' AND published_at IS NULL AND scheduled_at <= now() AND model = :model
+        ORDER BY {_URGENCY}, created_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
+    )
+    UPDATE jobs SET published_at = now() FROM j WHERE jobs.id = j.id RETURNING jobs.id, jobs.queue
+""")
+
 _DISPATCH_DUE = text("""
     WITH j AS (
-        SELECT id FROM jobs WHERE state = 'queued' AND published_at IS NULL AND scheduled_at <= now()
+        SELECT id FROM jobs
+        WHERE state = 'queued' AND published_at IS NULL AND scheduled_at <= now()
+          AND NOT EXISTS (SELECT FROM model_gates WHERE model_gates.model = jobs.model)
         ORDER BY scheduled_at LIMIT :limit FOR UPDATE SKIP LOCKED
     )
     UPDATE jobs SET published_at = now() FROM j WHERE jobs.id = j.id RETURNING jobs.id, jobs.queue
@@ -256,16 +293,51 @@ async def get(db: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Row[Any]]:
 
 
 async def claim(
-    db: AsyncConnection, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
+    db: AsyncConnection,
+    ids: Sequence[UUID],
+    *,
+    worker: str,
+    lease: float,
+    grace: float,
+    through_gate: bool = False,
 ) -> dict[UUID, Row[Any]]:
     """Takes those jobs that may run now, opens an attempt of each and answers what a worker needs.
 
     Args:
         lease: seconds until the claim must be renewed.
         grace: seconds beyond the job's timeout in which its answer may still be recorded.
+        through_gate: the caller holds the model's gate and lets these through; without it, jobs of a
+            model with a gate are left alone.
     """
-    parameters = {"ids": list(ids), "worker": worker, "lease": lease, "grace": grace}
+    parameters = {
+        "ids": list(ids),
+        "worker": worker,
+        "lease": lease,
+        "grace": grace,
+        "through_gate": through_gate,
+    }
     return {row.id: row for row in await db.execute(_CLAIM, parameters)}
+
+
+async def at_gates(db: AsyncConnection, ids: Sequence[UUID]) -> list[Row[Any]]:
+    """Those of the jobs that could run but for their model's gate, the most urgent first: ``id``, ``model``."""
+    return list(await db.execute(_AT_GATES, {"ids": list(ids)}))
+
+
+async def park(db: AsyncConnection, ids: Sequence[UUID], *, until: datetime | None, reason: str) -> None:
+    """Sends jobs back to wait for their model's gate; beat releases them when it opens."""
+    await db.execute(_PARK, {"ids": list(ids), "until": until, "reason": reason})
+
+
+async def published(db: AsyncConnection, model: str) -> int:
+    """How many of a model's queued jobs a worker has been told about."""
+    count: int = (await db.execute(_PUBLISHED, {"model": model})).scalar_one()
+    return count
+
+
+async def release(db: AsyncConnection, model: str, *, limit: int) -> list[tuple[UUID, str]]:
+    """Takes due jobs of a model with a gate, the most urgent first, to tell workers about them."""
+    return [(row.id, row.queue) for row in await db.execute(_RELEASE, {"model": model, "limit": limit})]
 
 
 async def mark_sent(db: AsyncConnection, rows: Sequence[dict[str, Any]]) -> set[UUID]:
@@ -299,7 +371,7 @@ async def cancel(db: AsyncConnection, project_id: UUID, job_id: UUID) -> Row[Any
 
 
 async def dispatch_due(db: AsyncConnection, *, limit: int) -> list[tuple[UUID, str]]:
-    """Takes jobs whose time has come and whom nobody was told about: id and queue of each."""
+    """Takes jobs whose time has come and whom nobody was told about, but for models with a gate."""
     return [(row.id, row.queue) for row in await db.execute(_DISPATCH_DUE, {"limit": limit})]
 
 

@@ -3,7 +3,19 @@
 from shared.models.access import ApiKey, Project
 from shared.models.artifacts import Artifact, ArtifactBytes
 from shared.models.base import Base
+from shared.models.gates import ModelGate
 from shared.models.jobs import Attempt, Job, JobEvent
 from shared.models.workers import Worker
 
-__all__ = ["ApiKey", "Artifact", "ArtifactBytes", "Attempt", "Base", "Job", "JobEvent", "Project", "Worker"]
+__all__ = [
+    "ApiKey",
+    "Artifact",
+    "ArtifactBytes",
+    "Attempt",
+    "Base",
+    "Job",
+    "JobEvent",
+    "ModelGate",
+    "Project",
+    "Worker",
+]

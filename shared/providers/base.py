@@ -216,14 +216,19 @@ class RetryableError(ProviderError):
 class RateLimitedError(ProviderError):
     """429: the model is over a limit. ``delay`` is in seconds; None leaves it to our backoff.
 
+    ``per_minute`` is the limit itself, in calls a minute, where the provider names it.
+
     ``code`` is ``rate_limited``, ``quota_exhausted`` (per day) or ``spend_limited``.
     """
 
     code = "rate_limited"
 
-    def __init__(self, message: str, *, delay: float | None, **rest: Any) -> None:
+    def __init__(
+        self, message: str, *, delay: float | None, per_minute: int | None = None, **rest: Any
+    ) -> None:
         super().__init__(message, **rest)
         self.delay = delay
+        self.per_minute = per_minute
 
 
 class PermanentError(ProviderError):

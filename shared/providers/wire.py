@@ -274,7 +274,20 @@ def _rate_limited(
     delays = [_seconds(detail.get("retryDelay")) for detail in details]
     known = [delay for delay in delays if delay is not None]
     delay = max(known) if known else retry_after(headers)
-    return RateLimitedError(words, delay=delay, status=429)
+    return RateLimitedError(words, delay=delay, per_minute=_per_minute(quotas), status=429)
+
+
+def _per_minute(quotas: list[Mapping[str, Any]]) -> int | None:
+    """The limit of requests a minute that was met, as QuotaFailure names it."""
+    values = [
+        str(quota.get("quotaValue", ""))
+        for quota in quotas
+        if "RequestsPerMinute" in str(quota.get("quotaId", ""))
+    ]
+    limits = [
+        int(value) for value in values if value.isascii() and value.isdigit() and 0 < int(value) < 10**6
+    ]
+    return min(limits) if limits else None
 
 
 def until_midnight_pacific(now: datetime) -> float:

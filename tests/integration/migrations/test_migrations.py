@@ -29,10 +29,11 @@ TABLES = {
     "job_events",
     "artifacts",
     "artifact_bytes",
+    "model_gates",
     "workers",
 }
 #: What belongs to no project.
-WITHOUT_PROJECT = {"projects", "workers", "alembic_version"}
+WITHOUT_PROJECT = {"projects", "model_gates", "workers", "alembic_version"}
 
 
 def start(url: str, *arguments: str) -> subprocess.Popen[str]:

@@ -67,7 +67,11 @@ async def test_hot_statements_use_their_indexes(grown: Jobs) -> None:
     sent = [{"job_id": job_id, "number": 1, "estimate": "0"} for job_id in running]
     lookups: dict[str, tuple[TextClause, dict[str, Any], str]] = {
         "get": (queries._GET, {"ids": queued}, "pk_jobs"),
-        "claim": (queries._CLAIM, {"ids": queued, "worker": "w", "lease": 30, "grace": 10}, "pk_jobs"),
+        "claim": (
+            queries._CLAIM,
+            {"ids": queued, "worker": "w", "lease": 30, "grace": 10, "through_gate": False},
+            "pk_jobs",
+        ),
         "sent": (queries._SENT, {"rows": queries._json(sent)}, "(pk_jobs|ix_jobs_running)"),
         "renew": (
             queries._RENEW,
