@@ -14,6 +14,7 @@ from api import docs, errors, openapi
 from api.deps import Services
 from api.middleware import RequestContext
 from api.routers import artifacts, health, jobs, kinds, models
+from shared import checkpoints
 from shared.config import Settings, get_settings
 from shared.logging import setup_logging
 
@@ -43,7 +44,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestContext, public_url=settings.public_url or "")
     errors.install(app)
     for router in (jobs.router, artifacts.router, models.router, kinds.router, health.router, docs.router):
-        app.include_router(router)
+        # Taken over rather than included: an included router is matched anew in every request, twice.
+        app.router.routes.extend(router.routes)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
 
@@ -52,6 +54,7 @@ def from_environment() -> Any:
     """What uvicorn calls in each process."""
     settings = get_settings()
     setup_logging(settings)
+    checkpoints.arm(settings.test_checkpoints)
     return create_app(settings)
 
 

@@ -148,7 +148,9 @@ def _query_names(route: APIRoute) -> frozenset[str]:
     for field in route.dependant.query_params:
         model = getattr(field.field_info, "annotation", None)
         names |= set(getattr(model, "model_fields", None) or {field.alias})
-    return frozenset(names)
+    # And those that a handler reads by hand.
+    documented = (route.openapi_extra or {}).get("parameters", ())
+    return frozenset(names | {entry["name"] for entry in documented if entry["in"] == "query"})
 
 
 def _refuse_unknown(request: Request, allowed: frozenset[str]) -> None:

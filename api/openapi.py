@@ -86,12 +86,27 @@ JOB_HEADERS = {
         "Seconds to wait before the next poll; absent once the state is final.", "integer"
     ),
 }
-JOB_ETAG = {
-    "name": "If-None-Match",
-    "in": "header",
-    "description": "The `ETag` you have: 304 where the job has not changed since.",
-    "schema": {"type": "string"},
-}
+GET_PARAMETERS = [
+    {
+        "name": "job_id",
+        "in": "path",
+        "required": True,
+        "description": "The job's id.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
+    {
+        "name": "include",
+        "in": "query",
+        "description": "`attempts` adds every attempt.",
+        "schema": {"type": "string", "enum": ["attempts"]},
+    },
+    {
+        "name": "If-None-Match",
+        "in": "header",
+        "description": "The `ETag` you have: 304 where the job has not changed since.",
+        "schema": {"type": "string"},
+    },
+]
 ARTIFACT_PARAMETERS = [
     {
         "name": name,

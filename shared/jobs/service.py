@@ -17,6 +17,7 @@ from sqlalchemy import Row, text
 from uuid_utils.compat import uuid7
 
 from shared.artifacts import queries as artifacts
+from shared.checkpoints import checkpoint
 from shared.coalesce import Coalescer, SingleFlight
 from shared.config import Settings
 from shared.db import Database, is_unavailable, within
@@ -86,6 +87,7 @@ class JobService:
         else:
             async with asyncio.timeout(self._patience):
                 stored = await self._submits(row)
+        await checkpoint("committed", stored.id)
         if stored.published_at is not None and not await self._doorbell.ring(stored.id, stored.queue):
             await self._note_unpublished(stored.id)
         return stored
@@ -199,7 +201,7 @@ class JobService:
         return queues
 
     async def _read_live_queues(self, _: None) -> frozenset[str]:
-        async with self._database.transaction() as db:
+        async with self._database.reading() as db:
             rows = await db.execute(_LIVE_QUEUES, {"alive": WORKER_ALIVE_SECONDS})
             queues = frozenset(row.queue for row in rows)
         self._live_queues = (time.monotonic(), queues)
@@ -243,6 +245,8 @@ class JobService:
     async def _submit_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
         async with self._database.transaction() as db:
             stored = await queries.submit(db, rows)
+            for job_id in stored:
+                await checkpoint("inserted", job_id)
         return [stored[row["id"]] for row in rows]
 
     async def _submit_with_images(self, row: dict[str, Any], accepted: Accepted) -> Row[Any]:
@@ -268,7 +272,7 @@ class JobService:
         return stored
 
     async def _get_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
-        async with self._database.transaction() as db:
+        async with self._database.reading() as db:
             found = await queries.get(db, ids)
         return [found.get(job_id) for job_id in ids]
 
