@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     simulator_url: str | None = None
     allow_simulator: bool = False
 
+    #: Where a test leaves orders to hold or kill a process at a named point: shared/checkpoints.py.
+    test_checkpoints: Path | None = None
+
     @field_validator("database_url")
     @classmethod
     def _postgresql(cls, url: SecretStr) -> SecretStr:
@@ -142,6 +145,14 @@ class Settings(BaseSettings):
             )
         if not self.simulator_url and not self.gemini_api_key:
             raise ValueError("GEMINI_API_KEY is missing: every text job would fail")
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_only_in_tests(self) -> Settings:
+        if self.test_checkpoints and self.environment is not Environment.TEST:
+            raise ValueError(
+                "TEST_CHECKPOINTS lets a test kill this process: it needs ENVIRONMENT=test. Unset it"
+            )
         return self
 
     @property

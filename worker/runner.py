@@ -24,6 +24,7 @@ from uuid_utils.compat import uuid7
 
 from shared import storage
 from shared.artifacts import queries as artifacts
+from shared.checkpoints import checkpoint
 from shared.coalesce import Coalescer
 from shared.config import Settings
 from shared.db import Database, is_unavailable
@@ -103,6 +104,7 @@ class Runner:
 
         A message for a job that is not queued (a duplicate, a cancelled one) ends here, before any call.
         """
+        await checkpoint("popped", job_id)
         row = await self._claims(job_id)
         if row is None:
             return "nothing to do"
@@ -110,6 +112,7 @@ class Runner:
         flight = Flight(claimed, deadline=time.monotonic() + row.timeout_seconds + RECORD_GRACE_SECONDS)
         self._flights.add(flight)
         try:
+            await checkpoint("claimed", job_id)
             return await self._attempt(flight, row)
         finally:
             self._flights.remove(flight)
@@ -130,8 +133,11 @@ class Runner:
             )
         if not await self._may_call(flight, prepared.estimate):
             return await self._give_back(flight)
+        await checkpoint("sent", row.id)
         ending, images = await self._call(flight, prepared)
+        await checkpoint("answered", row.id)
         what = await self._record(flight, ending, prepared.project_id, images)
+        await checkpoint("recorded", row.id)
         log.info(
             "job %s attempt %d: %s after %.2f s (%s)",
             row.id,
@@ -330,6 +336,7 @@ class Runner:
                         width=image.width,
                         height=image.height,
                     )
+                await checkpoint("artifacts", row["job_id"])
                 finished = (await queries.finish(db, [row])).get(row["job_id"])
                 if finished is None:
                     raise _FencedOut

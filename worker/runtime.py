@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 from uuid import UUID
 
+from shared import checkpoints
 from shared.config import Settings
 from shared.db import Database
 from shared.providers import Drivers
@@ -29,6 +30,7 @@ class Runtime:
     _current: ClassVar[Runtime | None] = None
 
     def __init__(self, settings: Settings, *, name: str, queues: Iterable[str]) -> None:
+        checkpoints.arm(settings.test_checkpoints)
         self._loop = LoopThread()
         self._loop.run(self._open(settings, name, list(queues)))
 
