@@ -1,0 +1,511 @@
+"""Attempts against the real database and the simulator as a process: what is called, written and paid."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from scripts.embedded import EmbeddedPostgres
+from shared import storage
+from shared.providers.base import Call, Generation, ImageBytes, RateLimitedError, Usage
+from tests.contract.conftest import RunningSimulator
+from tests.integration.worker.conftest import Scripted, Table, Worker, Workers, said
+from worker.maintenance import Maintenance
+
+
+def calls(simulator: RunningSimulator, job_id: UUID) -> dict[str, int]:
+    """How often each attempt reached the provider."""
+    by_job: dict[str, dict[str, int]] = simulator.calls(str(job_id))["by_job"]
+    return by_job.get(str(job_id), {})
+
+
+class TestSuccess:
+    async def test_text(self, worker: Worker, table: Table, simulator: RunningSimulator) -> None:
+        job_id = await table.add("Write a haiku.")
+        assert await worker.run(job_id) == "succeeded"
+        job, (attempt,) = await table.get(job_id), await table.attempts(job_id)
+        assert job.result["text"].startswith("[SIMULATED")
+        assert (job.provider, job.upstream_model) == ("simulator", "gemini-3.8-flash")
+        assert job.model_version.startswith("gemini-3.8-flash")
+        assert job.usage["output_tokens"] > 0
+        assert job.cost_usd == attempt.cost_usd > 0
+        assert (attempt.outcome, attempt.worker) == ("succeeded", "w")
+        assert attempt.claimed_at <= attempt.sent_at <= attempt.answered_at
+        assert attempt.estimated_cost_usd > 0
+        assert await table.events(job_id) == ["job.queued", "job.running", "job.succeeded"]
+        assert calls(simulator, job_id) == {"1": 1}
+
+    async def test_pictures_and_their_bytes(self, worker: Worker, table: Table) -> None:
+        job_id = await table.add_image()
+        assert await worker.run(job_id) == "succeeded"
+        (entry,) = (await table.get(job_id)).result["images"]
+        (row,) = await table.ask("SELECT * FROM artifacts WHERE job_id = :id", id=job_id)
+        assert (str(row.id), row.role, row.position) == (entry["artifact_id"], "output", 0)
+        assert (row.width, row.height) == (entry["width"], entry["height"])
+        assert row.width > row.height, "16:9 was asked for"
+        async with table.database.transaction() as db:
+            data = await storage.read_all(db, row.id)
+        assert len(data) == row.byte_size == entry["byte_size"]
+        assert sha256(data).hexdigest() == row.sha256.hex() == entry["sha256"]
+        assert data.startswith(b"\x89PNG")
+
+    async def test_an_input_picture_reaches_the_provider(
+        self, worker: Worker, table: Table, simulator: RunningSimulator
+    ) -> None:
+        first = await table.add_image()
+        await worker.run(first)
+        job_id = await table.add_image("make it blue")
+        await table.run(
+            "INSERT INTO artifacts (id, project_id, job_id, role, position, media_type, byte_size, sha256, width, height) "
+            "SELECT :new, project_id, :job, 'input', 0, media_type, byte_size, sha256, width, height "
+            "FROM artifacts WHERE job_id = :first",
+            new=UUID(int=1),
+            job=job_id,
+            first=first,
+        )
+        await table.run(
+            "INSERT INTO artifact_bytes SELECT :new, project_id, data FROM artifact_bytes", new=UUID(int=1)
+        )
+        assert await worker.run(job_id) == "succeeded"
+        body = str(simulator.last_request(str(job_id)))
+        assert "make it blue" in body
+        assert "image/png" in body
+
+    async def test_many_at_once(self, worker: Worker, table: Table, simulator: RunningSimulator) -> None:
+        ids = [await table.add(f"{n}") for n in range(20)] + [await table.add_image() for _ in range(5)]
+        # Every message twice, as a broker may deliver them.
+        states = await asyncio.gather(*(worker.run(job_id) for job_id in ids + ids))
+        assert sorted(states) == ["nothing to do"] * 25 + ["succeeded"] * 25
+        assert all(calls(simulator, job_id) == {"1": 1} for job_id in ids)
+        assert len(worker.flights) == 0
+
+
+class TestErrors:
+    async def test_a_retry_after_500(self, worker: Worker, table: Table, simulator: RunningSimulator) -> None:
+        job_id = await table.add("[[sim:fault=500;times=1]] hello")
+        assert await worker.run(job_id) == "queued"
+        job, (first,) = await table.get(job_id), await table.attempts(job_id)
+        assert (job.waiting_reason, job.error["code"]) == ("retry_backoff", "provider_unavailable")
+        assert (first.outcome, first.counted, first.cost_usd) == ("failed", True, 0)
+        assert first.answered_at is not None, "a 500 is an answer"
+        assert first.provider == "simulator"
+        await asyncio.sleep(0.01)
+        assert await worker.run(job_id) == "succeeded"
+        job, attempts = await table.get(job_id), await table.attempts(job_id)
+        assert [attempt.outcome for attempt in attempts] == ["failed", "succeeded"]
+        assert job.cost_usd == attempts[1].cost_usd > 0
+        assert job.error is None
+        assert await table.events(job_id) == [
+            "job.queued",
+            "job.running",
+            "job.retry_scheduled",
+            "job.running",
+            "job.succeeded",
+        ]
+        assert calls(simulator, job_id) == {"1": 1, "2": 1}
+
+    async def test_attempts_are_used_up(
+        self, worker: Worker, table: Table, simulator: RunningSimulator
+    ) -> None:
+        job_id = await table.add("[[sim:fault=503]]", max_attempts=2)
+        assert await worker.run(job_id) == "queued"
+        await asyncio.sleep(0.01)
+        assert await worker.run(job_id) == "failed"
+        assert await worker.run(job_id) == "nothing to do"
+        error = (await table.get(job_id)).error
+        assert (error["code"], error["retryable"], error["provider_status"]) == (
+            "provider_unavailable",
+            True,
+            503,
+        )
+        assert calls(simulator, job_id) == {"1": 1, "2": 1}
+
+    async def test_a_rate_limit_waits_as_long_as_the_provider_says(
+        self, worker: Worker, table: Table, simulator: RunningSimulator
+    ) -> None:
+        job_id = await table.add("[[sim:fault=429-retryinfo:0.7;times=1]]", max_attempts=1)
+        assert await worker.run(job_id) == "queued"
+        job, (attempt,) = await table.get(job_id), await table.attempts(job_id)
+        assert (job.waiting_reason, job.snoozes, job.attempt) == ("rate_limited", 1, 1)
+        assert (attempt.counted, attempt.cost_usd) == (False, 0)
+        wait = job.scheduled_at - attempt.finished_at
+        assert wait >= timedelta(seconds=0.7)
+        assert wait < timedelta(seconds=2)
+        assert await worker.run(job_id) == "nothing to do", "its time has not come"
+        await asyncio.sleep(wait.total_seconds())
+        assert await worker.run(job_id) == "succeeded"
+        assert calls(simulator, job_id) == {"1": 1, "2": 1}
+
+    @pytest.mark.parametrize(
+        ("fault", "code"),
+        [
+            ("400", "invalid_request"),
+            ("403", "permission_denied"),
+            ("404", "model_not_found"),
+            ("safety", "safety_blocked"),
+        ],
+    )
+    async def test_permanent_errors(
+        self, worker: Worker, table: Table, simulator: RunningSimulator, fault: str, code: str
+    ) -> None:
+        job_id = await table.add(f"[[sim:fault={fault}]]")
+        assert await worker.run(job_id) == "failed"
+        job, (attempt,) = await table.get(job_id), await table.attempts(job_id)
+        assert (job.error["code"], job.error["retryable"]) == (code, False)
+        assert attempt.answered_at is not None
+        assert await table.events(job_id) == ["job.queued", "job.running", "job.failed"]
+        assert calls(simulator, job_id) == {"1": 1}
+
+    @pytest.mark.parametrize("policy", ["retry", "fail"])
+    async def test_an_unknown_outcome_follows_the_policy(
+        self, worker: Worker, table: Table, simulator: RunningSimulator, policy: str
+    ) -> None:
+        job_id = await table.add("[[sim:fault=reset;times=1]]", on_unknown=policy)
+        assert await worker.run(job_id) == ("queued" if policy == "retry" else "failed")
+        job, (attempt,) = await table.get(job_id), await table.attempts(job_id)
+        assert (attempt.outcome, job.error["code"]) == ("unknown", "connection_lost")
+        assert job.cost_usd == attempt.cost_usd == attempt.estimated_cost_usd > 0
+        assert attempt.answered_at is None
+        await asyncio.sleep(0.01)
+        again = await worker.run(job_id)
+        assert again == ("succeeded" if policy == "retry" else "nothing to do")
+        assert len(calls(simulator, job_id)) == (2 if policy == "retry" else 1)
+
+    async def test_a_timeout_is_an_unknown_outcome(self, worker: Worker, table: Table) -> None:
+        job_id = await table.add("[[sim:latency=30]]", timeout_seconds=0.5, on_unknown="fail")
+        started = time.monotonic()
+        assert await worker.run(job_id) == "failed"
+        assert time.monotonic() - started < 3
+        assert (await table.get(job_id)).error["code"] == "timeout"
+        assert (await table.attempts(job_id))[0].outcome == "unknown"
+
+    async def test_a_driver_without_a_deadline_has_one(
+        self, workers: Workers, table: Table, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("worker.runner._DRIVER_GRACE_SECONDS", 0.1)
+        driver = Scripted(lambda _: asyncio.sleep(60))
+        job_id = await table.add(timeout_seconds=0.1)
+        async with workers(driver) as worker:
+            assert await worker.run(job_id) == "queued"
+        assert (await table.attempts(job_id))[0].outcome == "unknown"
+
+    async def test_a_drivers_bug_is_an_unknown_outcome(self, workers: Workers, table: Table) -> None:
+        def fail(_: Call) -> Generation:
+            raise ZeroDivisionError
+
+        job_id = await table.add(on_unknown="fail")
+        async with workers(Scripted(fail)) as worker:
+            assert await worker.run(job_id) == "failed"
+        assert (await table.get(job_id)).error["code"] == "internal_error"
+
+    @pytest.mark.parametrize("columns", [{"model": "gone"}, {"kind": "gone"}, {"input": {}}])
+    async def test_what_no_worker_knows_fails_in_the_end(
+        self, worker: Worker, table: Table, columns: dict[str, Any]
+    ) -> None:
+        """A worker of an older version may not know it, so it is tried again; but not for ever."""
+        job_id = await table.add(max_attempts=3, **columns)
+        states = []
+        for _ in range(5):
+            states.append(await worker.run(job_id))
+            await asyncio.sleep(0.005)
+        assert states == ["queued", "queued", "failed", "nothing to do", "nothing to do"]
+        assert (await table.get(job_id)).error["code"] == "internal_error"
+        assert all(attempt.sent_at is None for attempt in await table.attempts(job_id))
+
+
+class TestHostileAnswers:
+    async def test_text_is_stored_clean(self, workers: Workers, table: Table) -> None:
+        hostile = "a\x00b\ud800c"
+        answer = said(hostile, model_version=hostile, upstream_request_id=hostile, finish_reason=hostile)
+        job_id = await table.add()
+        async with workers(Scripted(lambda _: answer)) as worker:
+            assert await worker.run(job_id) == "succeeded"
+        job, (attempt,) = await table.get(job_id), await table.attempts(job_id)
+        told = {
+            job.result["text"],
+            job.result["finish_reason"],
+            job.model_version,
+            attempt.upstream_request_id,
+        }
+        assert told == {"a\ufffdb?c"}
+
+    @pytest.mark.parametrize("depth", [300, 900, 100_000])
+    async def test_json_too_deep_to_store_fails_once(
+        self, workers: Workers, table: Table, depth: int
+    ) -> None:
+        """Deeper than the writer of JSON goes, than Python's stack, than the reader of JSON."""
+        driver = Scripted(lambda _: said("[" * depth + "]" * depth))
+        job_id = await table.add(shape={"response_schema": {"type": "array"}})
+        async with workers(driver) as worker:
+            ended = await worker.run(job_id)
+            assert await worker.run(job_id) == "nothing to do", "it was paid for: not again"
+        job, (attempt,) = await table.get(job_id), await table.attempts(job_id)
+        assert len(driver.calls) == 1
+        assert job.cost_usd > 0
+        assert attempt.answered_at is not None
+        if ended != "succeeded":  # as text, which is what is left of JSON that cannot be read
+            assert (ended, job.error["code"]) == ("failed", "internal_error")
+
+    async def test_one_that_cannot_be_stored_takes_no_other_along(
+        self, workers: Workers, table: Table
+    ) -> None:
+        deep = await table.add(shape={"response_schema": {"type": "array"}})
+        others = [await table.add() for _ in range(10)]
+
+        def act(call: Call) -> Generation:
+            return said("[" * 300 + "]" * 300) if call.job_id == deep else said("fine")
+
+        async with workers(Scripted(act)) as worker:
+            states = await asyncio.gather(*(worker.run(job_id) for job_id in [deep, *others]))
+        assert states == ["failed"] + ["succeeded"] * 10
+
+    async def test_an_absurd_bill_loses_no_result(self, workers: Workers, table: Table) -> None:
+        answer = said("fine", usage=Usage(10**17, 10**17), cost_usd=Decimal(10) ** 15)
+        job_id = await table.add()
+        async with workers(Scripted(lambda _: answer)) as worker:
+            assert await worker.run(job_id) == "succeeded"
+
+    async def test_an_endless_rate_limit_is_no_busy_loop(self, workers: Workers, table: Table) -> None:
+        def limited(_: Call) -> Generation:
+            raise RateLimitedError("slow down", delay=0.0, status=429)
+
+        job_id = await table.add()
+        async with workers(Scripted(limited)) as worker:
+            assert await worker.run(job_id) == "queued"
+            assert await worker.run(job_id) == "nothing to do"
+
+
+class TestCancel:
+    async def test_it_ends_the_call_within_a_second(
+        self, worker: Worker, table: Table, simulator: RunningSimulator
+    ) -> None:
+        job_id = await table.add("[[sim:latency=30]]")
+        run = asyncio.create_task(worker.run(job_id))
+        await table.until_sent(job_id)
+        started = time.monotonic()
+        await table.cancel(job_id)
+        await worker.wakeups.cancel_requested(job_id)
+        assert await run == "cancelled"
+        assert time.monotonic() - started < 1
+        (attempt,) = await table.attempts(job_id)
+        assert (attempt.outcome, attempt.cost_usd) == ("cancelled", attempt.estimated_cost_usd)
+        assert (await table.events(job_id))[-2:] == ["job.cancel_requested", "job.cancelled"]
+        (event,) = await table.ask("SELECT data FROM job_events WHERE type = 'job.cancelled'")
+        assert event.data["provider_called"] is True
+        assert calls(simulator, job_id) == {"1": 1}
+
+    async def test_without_a_wake_up_the_next_renewal_tells(self, worker: Worker, table: Table) -> None:
+        job_id = await table.add("[[sim:latency=30]]")
+        run = asyncio.create_task(worker.run(job_id))
+        await table.until_sent(job_id)
+        await table.cancel(job_id)
+        async with asyncio.timeout(2):
+            assert await run == "cancelled"
+
+    async def test_before_the_call_there_is_none(
+        self, workers: Workers, table: Table, simulator: RunningSimulator
+    ) -> None:
+        job_id = await table.add()
+        async with workers(keep=False) as worker:
+            prepare = worker.runner._prepare
+
+            async def cancelled_meanwhile(row: Any) -> Any:
+                await table.cancel(job_id)
+                return await prepare(row)
+
+            worker.runner._prepare = cancelled_meanwhile  # type: ignore[method-assign]
+            assert await worker.run(job_id) == "cancelled"
+        (attempt,) = await table.attempts(job_id)
+        assert (attempt.sent_at, attempt.cost_usd) == (None, 0)
+        (event,) = await table.ask("SELECT data FROM job_events WHERE type = 'job.cancelled'")
+        assert event.data["provider_called"] is False
+        assert calls(simulator, job_id) == {}
+
+    async def test_racing_the_answer_there_is_one_end(self, worker: Worker, table: Table) -> None:
+        for n in range(10):
+            job_id = await table.add("[[sim:latency=0.02]]")
+            run = asyncio.create_task(worker.run(job_id))
+            await asyncio.sleep(n * 0.006)
+            await table.cancel(job_id)
+            await worker.wakeups.cancel_requested(job_id)
+            assert await run in {"succeeded", "cancelled", "nothing to do"}
+            final = [
+                event for event in await table.events(job_id) if event in {"job.succeeded", "job.cancelled"}
+            ]
+            assert len(final) == 1
+
+    async def test_the_listener_survives_a_wake_up_that_fails(
+        self, workers: Workers, table: Table, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The database may be away at that moment; the next cancel must be heard all the same."""
+        async with workers(lease_renew_seconds=0.9) as worker:
+            job_id = await table.add("[[sim:latency=30]]")
+            run = asyncio.create_task(worker.run(job_id))
+            await table.until_sent(job_id)
+            renew, failures = worker.flights.renew, iter([RuntimeError("boo")])
+
+            async def fail_once(flights: Any) -> None:
+                for failure in failures:
+                    raise failure
+                await renew(flights)
+
+            monkeypatch.setattr(worker.flights, "renew", fail_once)
+            await worker.wakeups.redis.publish("plantain:cancel", "no id at all")
+            await worker.wakeups.cancel_requested(job_id)
+            await asyncio.sleep(0.1)
+            started = time.monotonic()
+            await table.cancel(job_id)
+            await worker.wakeups.cancel_requested(job_id)
+            assert await run == "cancelled"
+            assert time.monotonic() - started < 0.5
+
+
+class TestLeases:
+    async def test_they_are_kept_during_a_long_call(
+        self, worker: Worker, table: Table, maintenance: Maintenance
+    ) -> None:
+        job_id = await table.add("[[sim:latency=3]]")
+        run = asyncio.create_task(worker.run(job_id))
+        while not run.done():
+            assert await maintenance.rescue() == 0
+            await asyncio.sleep(0.1)
+        assert await run == "succeeded"
+
+    async def test_a_fenced_worker_writes_nothing(
+        self, workers: Workers, table: Table, maintenance: Maintenance
+    ) -> None:
+        """It slept past its lease with a picture in its hands; another attempt made one meanwhile."""
+        picture = ImageBytes(b"\x89PNG stale", "image/png", 1, 1)
+        gate = asyncio.Event()
+
+        async def stale(_: Call) -> Generation:
+            await gate.wait()
+            return Generation(None, [picture], "stop", Usage(1, 1))
+
+        job_id = await table.add_image()
+        async with workers(Scripted(stale), name="stale", keep=False) as slow, workers(name="other") as other:
+            run = asyncio.create_task(slow.run(job_id))
+            await table.until_sent(job_id)
+            await table.run("UPDATE jobs SET lease_until = now() - interval '1 second'")
+            assert await maintenance.rescue() == 1
+            await asyncio.sleep(0.01)
+            assert await other.run(job_id) == "succeeded"
+            before = await table.get(job_id)
+            gate.set()
+            assert await run == "no longer ours"
+        assert await table.get(job_id) == before
+        assert [a.outcome for a in await table.attempts(job_id)] == ["unknown", "succeeded"]
+        artifacts = await table.ask("SELECT id FROM artifacts")
+        assert [str(row.id) for row in artifacts] == [before.result["images"][0]["artifact_id"]]
+        assert len(await table.ask("SELECT 1 FROM artifact_bytes")) == 1
+
+    async def test_a_fenced_call_is_stopped_by_the_next_renewal(
+        self, workers: Workers, table: Table, maintenance: Maintenance
+    ) -> None:
+        job_id = await table.add("[[sim:latency=30]]")
+        async with workers(lease_renew_seconds=0.3) as worker:
+            run = asyncio.create_task(worker.run(job_id))
+            await table.until_sent(job_id)
+            await table.run("UPDATE jobs SET lease_until = now() - interval '1 second'")
+            assert await maintenance.rescue() == 1
+            async with asyncio.timeout(2):
+                assert await run == "no longer ours"
+        assert (await table.get(job_id)).state == "queued"
+
+    async def test_a_claim_older_than_its_lease_is_renewed_before_the_call(
+        self, workers: Workers, table: Table, simulator: RunningSimulator
+    ) -> None:
+        """Nobody has rescued it yet, so it goes on instead of holding the job for another lease."""
+        job_id = await table.add()
+        async with workers(keep=False) as worker:
+            prepare = worker.runner._prepare
+
+            async def slept(row: Any) -> Any:
+                await table.run("UPDATE jobs SET lease_until = now() - interval '1 second'")
+                return await prepare(row)
+
+            worker.runner._prepare = slept  # type: ignore[method-assign]
+            assert await worker.run(job_id) == "succeeded"
+        assert calls(simulator, job_id) == {"1": 1}
+
+    async def test_a_heartbeat_that_fails_ends_no_renewals(
+        self, workers: Workers, table: Table, tmp_path: Any, maintenance: Maintenance
+    ) -> None:
+        blocked = tmp_path / "file"
+        blocked.write_text("")
+        await table.run("ALTER TABLE workers ADD CONSTRAINT never CHECK (false) NOT VALID")
+        job_id = await table.add("[[sim:latency=3]]")
+        async with workers(heartbeat_file=blocked / "below" / "it") as worker:
+            run = asyncio.create_task(worker.run(job_id))
+            while not run.done():
+                assert await maintenance.rescue() == 0
+                await asyncio.sleep(0.1)
+            assert await run == "succeeded"
+
+    async def test_pictures_leave_connections_to_renewals(
+        self, workers: Workers, table: Table, maintenance: Maintenance
+    ) -> None:
+        """Writing many large pictures at once must not starve what keeps them ours."""
+        picture = ImageBytes(b"x" * 3_000_000, "image/png", 1, 1)
+        driver = Scripted(lambda _: Generation(None, [picture], "stop", Usage(1, 1)))
+        ids = [await table.add_image() for _ in range(30)]
+        async with workers(driver) as worker:
+            run = asyncio.gather(*(worker.run(job_id) for job_id in ids))
+            while not run.done():
+                assert await maintenance.rescue() == 0
+                await asyncio.sleep(0.05)
+            assert await run == ["succeeded"] * 30
+
+
+class TestWithoutDatabase:
+    async def restart(self, table: Table, postgres: EmbeddedPostgres) -> None:
+        # The test server commits without waiting for its disk: one commit that does wait brings the others along.
+        async with table.database.transaction() as db:
+            await db.execute(text("SET LOCAL synchronous_commit = on"))
+            await db.execute(text("UPDATE projects SET name = name"))
+        await asyncio.to_thread(postgres.kill)
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(postgres.start)
+
+    async def test_a_restart_during_the_call_loses_no_answer(
+        self, worker: Worker, table: Table, simulator: RunningSimulator, postgres: EmbeddedPostgres
+    ) -> None:
+        ids = [await table.add("[[sim:latency=1]]") for _ in range(5)]
+        pictures = [await table.add_image("[[sim:latency=1]]") for _ in range(2)]
+        runs = [asyncio.create_task(worker.run(job_id)) for job_id in ids + pictures]
+        for job_id in ids + pictures:
+            await table.until_sent(job_id)
+        await self.restart(table, postgres)
+        assert await asyncio.gather(*runs) == ["succeeded"] * 7
+        for job_id in ids + pictures:
+            assert calls(simulator, job_id) == {"1": 1}
+            assert len(await table.attempts(job_id)) == 1
+        assert len(await table.ask("SELECT 1 FROM artifact_bytes")) == 2
+
+    async def test_a_restart_while_a_picture_is_written(
+        self, workers: Workers, table: Table, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """psycopg itself writes the bytes, and its errors are not SQLAlchemy's."""
+        write, restarts = storage.write, iter([postgres])
+
+        async def interrupted(*arguments: Any) -> None:
+            for server in restarts:
+                await self.restart(table, server)
+            await write(*arguments)
+
+        monkeypatch.setattr("shared.storage.write", interrupted)
+        picture = ImageBytes(b"\x89PNG", "image/png", 1, 1)
+        driver = Scripted(lambda _: Generation(None, [picture], "stop", Usage(1, 1)))
+        job_id = await table.add_image()
+        async with workers(driver) as worker:
+            assert await worker.run(job_id) == "succeeded"
+        assert len(driver.calls) == 1
+        assert len(await table.ask("SELECT 1 FROM artifact_bytes")) == 1
