@@ -60,13 +60,13 @@ async def _submit(request: Request, services: Services, data: bytes) -> Response
 
 
 @router.get(
-    "/{job_id}",
+    "/{job_id}",  # noqa: FAST003  read by hand
     response_model=JobDetail | JobView,
     summary="Look at a job",
     responses=answers(401, 403, 404, 422, 503, success={200: JOB_HEADERS}, not_modified=True),
     openapi_extra={"parameters": GET_PARAMETERS},
 )
-async def get(request: Request) -> Response:  # noqa: FAST003
+async def get(request: Request) -> Response:
     """Cheap to poll: send the `ETag` back as `If-None-Match` and wait as long as `Retry-After` says."""
     # Parameters are read by hand: declared ones would cost a third of the whole poll.
     jobs = services_of(request).jobs
