@@ -139,6 +139,9 @@ _FINISH = text("""
         RETURNING jobs.id, jobs.project_id, jobs.version, jobs.state, jobs.attempt, jobs.scheduled_at
     ), attempt AS (
         UPDATE attempts SET outcome = j.outcome, counted = j.counted, error = j.error,
+            -- A server that crashed, or a standby that took over, may have lost the note of the call, though it
+            -- had been committed: whoever has the answer knows better.
+            sent_at = CASE WHEN j.answered OR j.outcome = 'unknown' THEN coalesce(sent_at, claimed_at) ELSE sent_at END,
             finished_at = now(), answered_at = CASE WHEN j.answered THEN now() END,
             provider = j.provider, model_version = j.model_version,
             upstream_request_id = j.upstream_request_id, usage = j.usage, cost_usd = j.cost

@@ -249,6 +249,18 @@ class TestFinish:
         assert (job.attempt, job.snoozes, job.waiting_reason) == (4, 4, "rate_limited")
         assert [attempt.counted for attempt in await jobs.attempts(job_id)] == [False] * 4
 
+    @pytest.mark.parametrize(
+        "fields", [{"answered": True}, {"state": "queued", "outcome": "unknown"}], ids=["answered", "unknown"]
+    )
+    async def test_an_answer_is_kept_though_the_note_of_its_call_was_lost(
+        self, jobs: Jobs, fields: dict[str, object]
+    ) -> None:
+        """As by a server that crashed without synchronous commits, or a standby that took over a moment behind."""
+        job_id = await jobs.add(state=State.RUNNING)
+        assert job_id in await jobs.finish(ending(job_id, **fields))
+        (attempt,) = await jobs.attempts(job_id)
+        assert attempt.sent_at == attempt.claimed_at
+
     async def test_a_success_clears_the_error_and_costs_add_up(self, jobs: Jobs) -> None:
         job_id = await jobs.add(state=State.RUNNING)
         await jobs.finish(ending(job_id, state="queued", model_version=None, usage=None))
