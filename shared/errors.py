@@ -190,4 +190,5 @@ _MESSAGES = {
     "dict_type": "must be a JSON object",
     "string_type": "must be a string",
     "list_type": "must be a JSON array",
+    "int_parsing_size": "is far too large",
 }
