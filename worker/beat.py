@@ -41,7 +41,8 @@ class MaintenanceScheduler(Scheduler):
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
-        self.merge_inplace({name: {"task": name, "schedule": seconds} for name, seconds in SCHEDULE.items()})
+        schedule = _schedule(get_settings())
+        self.merge_inplace({name: {"task": name, "schedule": seconds} for name, seconds in schedule.items()})
 
     def apply_entry(self, entry: ScheduleEntry, producer: Any = None) -> None:  # noqa: ARG002
         if self._running is None:
@@ -118,3 +119,12 @@ class Running:
     async def _close(self) -> None:
         await self._doorbell.close()
         await self._database.close()
+
+
+def _schedule(settings: Settings) -> dict[str, float]:
+    """Where leases or republishing are set shorter, their passes come more often."""
+    rescue, republish = settings.lease_seconds / 4, settings.republish_after_seconds / 3
+    return SCHEDULE | {
+        "rescue": min(SCHEDULE["rescue"], rescue),
+        "republish": min(SCHEDULE["republish"], republish),
+    }
