@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,9 @@ GOOGLE_BASE_URL = "https://generativelanguage.googleapis.com"
 GATEWAY_BASE_URL = "https://api.nanobanana.pro"
 #: What a driver sends as its key when it speaks to the simulator.
 SIMULATOR_KEY = "simulator"
+_LIMIT = re.compile(
+    r"(?P<model>[\w.-]+)\s*=\s*(?:rpm:(?P<rpm>[1-9]\d{0,6}))?\s*,?\s*(?:in_flight:(?P<in_flight>[1-9]\d{0,5}))?"
+)
 #: Passwords that stand in examples; production refuses them.
 _DEVELOPMENT_PASSWORDS = {"", "plantain", "postgres", "password", "changeme", "change-me", "secret"}
 
@@ -76,6 +80,15 @@ class Settings(BaseSettings):
     #: A queued job whose message was not taken for this long is published again.
     republish_after_seconds: Annotated[float, Field(gt=0)] = 15
 
+    # What holds back a model's calls, across all workers.
+    #: Limits by model: "nano-banana-pro=rpm:60,in_flight:8; gemini-flash=rpm:600".
+    model_limits: str = ""
+    #: This many calls of a model in a row without an answer pause it.
+    provider_failures_to_pause: Annotated[int, Field(ge=1)] = 5
+    #: The first pause where the provider names no time; each further one in a row is twice as long.
+    provider_pause_seconds: Annotated[float, Field(gt=0)] = 10
+    provider_pause_cap_seconds: Annotated[float, Field(gt=0)] = 300
+
     # Gemini (text).
     gemini_sdk: Literal["google-genai", "google-generativeai"] = "google-genai"
     gemini_api_key: SecretStr | None = None
@@ -125,6 +138,12 @@ class Settings(BaseSettings):
             raise ValueError("must be an http:// or https:// address")
         return url.rstrip("/")
 
+    @field_validator("model_limits")
+    @classmethod
+    def _limits(cls, text: str) -> str:
+        parse_limits(text)
+        return text
+
     @model_validator(mode="after")
     def _lease_outlives_renewals(self) -> Settings:
         if self.lease_seconds < 2 * self.lease_renew_seconds:
@@ -160,10 +179,33 @@ class Settings(BaseSettings):
         return self.environment is Environment.PRODUCTION
 
     @property
+    def limits_of_models(self) -> dict[str, tuple[int | None, int | None]]:
+        """Calls a minute and calls under way at most, by model alias."""
+        return parse_limits(self.model_limits)
+
+    @property
     def sqlalchemy_url(self) -> str:
         """The database's address with the driver that we use named in it; holds the password."""
         _, _, rest = self.database_url.get_secret_value().partition("://")
         return f"postgresql+psycopg://{rest}"
+
+
+def parse_limits(text: str) -> dict[str, tuple[int | None, int | None]]:
+    """Reads ``MODEL_LIMITS``.
+
+    Raises:
+        ValueError: not of the form; the message shows one that is.
+    """
+    limits: dict[str, tuple[int | None, int | None]] = {}
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        match = _LIMIT.fullmatch(entry)
+        if match is None or not (match["rpm"] or match["in_flight"]):
+            raise ValueError(f"{entry!r} is not like nano-banana-pro=rpm:60,in_flight:8 (numbers above 0)")
+        limits[match["model"]] = (
+            int(match["rpm"]) if match["rpm"] else None,
+            int(match["in_flight"]) if match["in_flight"] else None,
+        )
+    return limits
 
 
 @cache

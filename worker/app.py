@@ -20,6 +20,7 @@ app.conf.update(
     beat_scheduler="worker.beat:MaintenanceScheduler",
     beat_max_loop_interval=1,
     include=["worker.tasks.jobs"],
+    worker_consumer="worker.consumer:Consumer",
 )
 
 #: How often the consumer shows that it is alive, seconds.

@@ -25,7 +25,13 @@ from worker.maintenance import Maintenance
 log = get_logger(__name__)
 
 #: Each pass and how often it runs, in seconds.
-SCHEDULE: dict[str, float] = {"dispatch_due": 0.5, "rescue": 2.0, "republish": 5.0, "expire": 2.0}
+SCHEDULE: dict[str, float] = {
+    "dispatch_due": 0.5,
+    "rescue": 2.0,
+    "republish": 5.0,
+    "expire": 2.0,
+    "tend_gates": 5.0,
+}
 #: A pass that takes longer is given up; the next one goes on where it stopped.
 _PASS_TIMEOUT = 60.0
 
@@ -110,6 +116,7 @@ class Running:
             "rescue": maintenance.rescue,
             "republish": maintenance.republish,
             "expire": maintenance.expire,
+            "tend_gates": maintenance.tend_gates,
         }
 
     async def _timed(self, name: str) -> int:

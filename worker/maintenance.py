@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row
 
 from shared.config import Settings
 from shared.db import Database
-from shared.jobs import outcomes, queries
+from shared.gates import queries as gates
+from shared.jobs import claims, outcomes, queries
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.queue import Doorbell
 
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 _BATCH = 500
 #: Messages sent again in one run at most, for each queue.
 _REPUBLISH_AT_MOST = 5000
+#: A limit that a provider named is kept for so long after it last did so.
+_FORGET_LEARNED_SECONDS = 3600.0
 
 
 class Maintenance:
@@ -35,16 +39,24 @@ class Maintenance:
         total = 0
         if self._doorbell.resting:  # marking jobs and taking the mark back is work for nothing
             return total
+        async with self._database.transaction() as db:
+            released = await claims.release(db)
+        if released:
+            total += await self._ring(released)
         while True:
             async with self._database.transaction() as db:
                 due = await queries.dispatch_due(db, limit=_BATCH)
-            unsent = await self._doorbell.ring_all(due)
-            if unsent:
-                async with self._database.transaction() as db:
-                    await queries.unpublish(db, unsent)
-            total += len(due) - len(unsent)
-            if unsent or len(due) < _BATCH:
+            sent = await self._ring(due)
+            total += sent
+            if sent < len(due) or len(due) < _BATCH:
                 return total
+
+    async def tend_gates(self) -> int:
+        """Sets the configured limits of models, and drops gates that hold nothing back."""
+        async with self._database.transaction() as db:
+            await gates.configure(db, self._settings.limits_of_models)
+            await gates.remove_open(db, forget_after=_FORGET_LEARNED_SECONDS)
+        return 0
 
     async def rescue(self) -> int:
         """Takes jobs back from workers whose lease ran out."""
@@ -95,6 +107,13 @@ class Maintenance:
             total += expired
             if expired < _BATCH:
                 return total
+
+    async def _ring(self, jobs: list[tuple[UUID, str]]) -> int:
+        unsent = await self._doorbell.ring_all(jobs)
+        if unsent:
+            async with self._database.transaction() as db:
+                await queries.unpublish(db, unsent)
+        return len(jobs) - len(unsent)
 
     async def _republish(self, queue: str, missing: int, after: float) -> int:
         async with self._database.transaction() as db:

@@ -28,7 +28,7 @@ from shared.checkpoints import checkpoint
 from shared.coalesce import Coalescer
 from shared.config import Settings
 from shared.db import Database, is_unavailable
-from shared.jobs import outcomes, queries
+from shared.jobs import claims, outcomes, queries
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.kinds import KINDS, StoredImage
 from shared.providers import Drivers
@@ -46,6 +46,7 @@ from shared.providers.base import (
 from shared.providers.catalog import ModelSpec, catalog
 from shared.providers.pricing import cost, estimate
 from worker.flights import Flight, Flights
+from worker.gatekeeper import Gatekeeper
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class Prepared:
     driver: Driver
     timeout: float
     estimate: Decimal
+    #: The model has a gate, and it let this job through.
+    gated: bool
 
 
 class _FencedOut(Exception):
@@ -86,6 +89,7 @@ class Runner:
         self._drivers = drivers
         self._flights = flights
         self._name = name
+        self._gates = Gatekeeper(database, settings)
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
         # Pictures take a connection each: half of them stay free for renewals, claims and records.
         self._picture_slots = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
@@ -161,6 +165,7 @@ class Runner:
             driver=self._drivers.get(model),
             timeout=row.timeout_seconds,
             estimate=estimate(model, request, datetime.now(UTC)),
+            gated=row.gated,
         )
 
     async def _load_inputs(self, job_id: UUID) -> list[ImageBytes]:
@@ -206,11 +211,14 @@ class Runner:
             served = self._served(prepared, cost_usd=prepared.estimate)
             return outcomes.after_cancel(flight.job, served, provider_called=True), ()
         except ProviderError as error:
+            # First the gate, then the job: it must not be released through a gate that is still open.
+            await self._gates.went_wrong(prepared.model.alias, error, gated=prepared.gated)
             return outcomes.after_error(
                 flight.job, error, self._served_by_error(prepared, error), self._backoff
             ), ()
         finally:
             flight.call = None
+        await self._gates.went_well(prepared.model.alias, gated=prepared.gated)
         return await self._ending(flight.job, prepared, generation)
 
     async def _generate(self, prepared: Prepared, call: Call) -> Generation:
@@ -360,7 +368,7 @@ class Runner:
     async def _claim_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
         unique = list(dict.fromkeys(ids))
         async with self._database.transaction() as db:
-            claimed = await queries.claim(
+            claimed = await claims.claim(
                 db, unique, worker=self._name, lease=self._settings.lease_seconds, grace=RECORD_GRACE_SECONDS
             )
         # Of two messages for one job in one batch, the first gets it.

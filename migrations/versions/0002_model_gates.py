@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("rpm", sa.Integer(), nullable=True),
         sa.Column("max_in_flight", sa.Integer(), nullable=True),
         sa.Column("learned_rpm", sa.Integer(), nullable=True),
+        sa.Column("learned_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("paused_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("reason", sa.Text(), server_default="rate_limited", nullable=False),
         sa.Column("pauses", sa.Integer(), server_default="0", nullable=False),

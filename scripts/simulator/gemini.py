@@ -147,9 +147,11 @@ async def _refuse(exchange: Exchange, model: str, fault: Asked) -> None:
 def _check_rate(sim: Simulator, call: Call) -> None:
     limit = limit_of(sim.settings.rpm, call.model)
     delay = sim.limiter.delay(call.model, limit, sim.settings.rate_window)
-    if delay is not None:
+    if limit is not None and delay is not None:
         call.outcome = "rate_limited"
-        raise errors.rate_limited(call.model, delay, _PER_MINUTE, str(limit))
+        # A window shortened for a test still names its limit by the minute, as the quota's name says.
+        per_minute = round(limit * 60 / sim.settings.rate_window)
+        raise errors.rate_limited(call.model, delay, _PER_MINUTE, str(per_minute))
 
 
 def check_key(exchange: Exchange) -> None:

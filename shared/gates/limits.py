@@ -57,9 +57,10 @@ def admit(gate: Gate, wanted: int) -> Admission:
 def _paced(gate: Gate, calls: int, per_minute: int) -> Admission:
     """Calls spread over the minute, so that no window of a minute, wherever it begins, holds too many.
 
-    A short burst (a second's worth) is let through at once and taken off the rate.
+    A short burst (three seconds' worth) is let through at once, so that looking only now and then
+    loses no slot; it is taken off the rate.
     """
-    burst = max(1, per_minute // 60)
+    burst = max(1, min(max(2, per_minute // 20), per_minute - 1))
     interval = timedelta(seconds=60 / max(per_minute - burst, 1))
     earliest = gate.now - interval * (burst - 1)
     slot = max(gate.next_slot_at or earliest, earliest)

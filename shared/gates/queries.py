@@ -28,15 +28,17 @@ _TAKE_SLOTS = text(
 )
 
 _PAUSE = text("""
-    INSERT INTO model_gates AS g (model, paused_until, reason, pauses, allowance, learned_rpm)
-    VALUES (:model, now() + make_interval(secs => :seconds), :reason, 1, 1, :learned_rpm)
+    INSERT INTO model_gates AS g (model, paused_until, reason, pauses, allowance, learned_rpm, learned_at)
+    VALUES (:model, now() + make_interval(secs => :seconds), :reason, 1, 1, CAST(:learned_rpm AS int),
+            CASE WHEN CAST(:learned_rpm AS int) IS NOT NULL THEN now() END)
     ON CONFLICT (model) DO UPDATE SET
         -- Many calls fail together; only the first of them makes the next pause longer.
         pauses = g.pauses + CASE WHEN coalesce(g.paused_until, now()) <= now() THEN 1 ELSE 0 END,
         paused_until = greatest(g.paused_until, now() + make_interval(secs =>
             CASE WHEN :exact THEN :seconds ELSE least(:seconds * power(2, g.pauses), :longest) END)),
         reason = excluded.reason, allowance = 1,
-        learned_rpm = coalesce(excluded.learned_rpm, g.learned_rpm), updated_at = now()
+        learned_rpm = coalesce(excluded.learned_rpm, g.learned_rpm),
+        learned_at = coalesce(excluded.learned_at, g.learned_at), updated_at = now()
     RETURNING paused_until
 """)
 
@@ -47,10 +49,14 @@ _RECOVER = text("""
     WHERE model = :model AND allowance IS NOT NULL AND (paused_until IS NULL OR paused_until <= now())
 """)
 
+_FORGET = text("""
+    UPDATE model_gates SET learned_rpm = NULL, learned_at = NULL
+    WHERE learned_at < now() - make_interval(secs => :after)
+""")
+
 _REMOVE_OPEN = text("""
     DELETE FROM model_gates
-    WHERE rpm IS NULL AND max_in_flight IS NULL AND allowance IS NULL
-      AND (learned_rpm IS NULL OR updated_at < now() - make_interval(secs => :forget))
+    WHERE rpm IS NULL AND max_in_flight IS NULL AND learned_rpm IS NULL AND allowance IS NULL
       AND (paused_until IS NULL OR paused_until <= now())
 """)
 
@@ -115,9 +121,10 @@ async def recover(db: AsyncConnection, model: str) -> None:
     await db.execute(_RECOVER, {"model": model, "recovered": RECOVERED_AT})
 
 
-async def remove_open(db: AsyncConnection, *, forget: float) -> None:
-    """Drops rows that hold nothing back; a learned limit is forgotten after ``forget`` seconds without news."""
-    await db.execute(_REMOVE_OPEN, {"forget": forget})
+async def remove_open(db: AsyncConnection, *, forget_after: float) -> None:
+    """Drops rows that hold nothing back; a limit that a provider named is forgotten after so many seconds."""
+    await db.execute(_FORGET, {"after": forget_after})
+    await db.execute(_REMOVE_OPEN)
 
 
 async def configure(db: AsyncConnection, limits: dict[str, tuple[int | None, int | None]]) -> None:

@@ -181,8 +181,8 @@ _CANCEL = text(f"""
     SELECT {VIEW} FROM cancelled j
 """)
 
-#: The most urgent first.
-_URGENCY = "array_position(ARRAY['interactive', 'standard', 'batch'], priority)"
+#: The most urgent first; among equals those that were tried least, so that no job is every probe of an outage.
+_URGENCY = "array_position(ARRAY['interactive', 'standard', 'batch'], priority), attempt - snoozes"
 
 _AT_GATES = text(f"""
     SELECT id, model FROM jobs

@@ -26,6 +26,7 @@ class ModelGate(Base):
     max_in_flight: Mapped[int | None]
     #: What the provider said its limit is, when it refused a call.
     learned_rpm: Mapped[int | None]
+    learned_at: Mapped[Timestamp | None]
     #: No call before this.
     paused_until: Mapped[Timestamp | None]
     #: Why it is paused or recovering.
