@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -54,8 +55,11 @@ log = logging.getLogger(__name__)
 RECORD_GRACE_SECONDS = 60.0
 #: Beyond a driver's own deadline: it must never come to this.
 _DRIVER_GRACE_SECONDS = 5.0
-_RECORD_RETRY_SECONDS = (0.1, 2.0)
+#: Between tries while the database is away: the first pause and the longest.
+_RETRY_SECONDS = (0.1, 2.0)
 SIMULATOR = "simulator"
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ class Runner:
         A message for a job that is not queued (a duplicate, a cancelled one) ends here, before any call.
         """
         await checkpoint("popped", job_id)
-        row = await self._claims(job_id)
+        # The message is held meanwhile: letting it go would empty the broker's queues for nothing.
+        row = await self._patiently(lambda: self._claims(job_id))
         if row is None:
             return "nothing to do"
         claimed = Claimed(row.id, row.attempt, row.snoozes, row.max_attempts, row.on_unknown)
@@ -124,7 +129,7 @@ class Runner:
     async def _attempt(self, flight: Flight, row: Row[Any]) -> str:
         started = time.monotonic()
         try:
-            prepared = await self._prepare(row)
+            prepared = await self._patiently(lambda: self._prepare(row), until=flight.deadline)
         except Exception as error:
             if is_unavailable(error):
                 raise  # nothing was sent: the lease runs out and another attempt begins
@@ -151,6 +156,19 @@ class Runner:
             row.model,
         )
         return what
+
+    async def _patiently(self, work: Callable[[], Awaitable[Result]], *, until: float = math.inf) -> Result:
+        """Does what needs the database; while that is away, again, until a monotonic time or the process's end."""
+        delay, longest = _RETRY_SECONDS
+        while True:
+            try:
+                return await work()
+            except Exception as error:
+                if not is_unavailable(error) or self._flights.draining or time.monotonic() > until:
+                    raise
+                log.warning("waiting for the database (%s)", type(error).__name__)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, longest)
 
     async def _prepare(self, row: Row[Any]) -> Prepared:
         kind, model = KINDS[row.kind], catalog()[row.model]
@@ -183,7 +201,7 @@ class Runner:
     async def _may_call(self, flight: Flight, estimate: Decimal) -> bool:
         """Notes that the call goes out. False: it must not, because the job is called off or no longer ours."""
         note = {"job_id": flight.job.job_id, "number": flight.job.number, "estimate": estimate}
-        if await self._notes(note):
+        if await self._patiently(lambda: self._notes(note), until=flight.deadline):
             return True
         # Why not? Where the lease merely ran out (this process slept), it is ours again by now.
         await self._flights.renew([flight])
@@ -297,8 +315,7 @@ class Runner:
         A result that the database refuses ends the job as failed: left alone, it would be paid for again
         and again, until its attempts are used up.
         """
-        first, longest = _RECORD_RETRY_SECONDS
-        delay = first
+        delay, longest = _RETRY_SECONDS
         while not flight.fenced:
             try:
                 if images and project_id is not None:

@@ -490,6 +490,51 @@ class TestWithoutDatabase:
             assert len(await table.attempts(job_id)) == 1
         assert len(await table.ask("SELECT 1 FROM artifact_bytes")) == 2
 
+    async def test_messages_are_held_and_not_thrown_away(
+        self, workers: Workers, table: Table, postgres: EmbeddedPostgres, simulator: RunningSimulator
+    ) -> None:
+        """Or a worker would empty the queue while the database is away, and every job wait to be told of again."""
+        text_job, picture_job = await table.add(), await table.add_image()
+        async with workers() as worker:
+            await asyncio.to_thread(postgres.stop)
+            runs = [asyncio.create_task(worker.run(job_id)) for job_id in (text_job, picture_job)]
+            await asyncio.sleep(1)
+            assert not any(run.done() for run in runs)
+            await asyncio.to_thread(postgres.start)
+            assert await asyncio.gather(*runs) == ["succeeded", "succeeded"]
+        assert calls(simulator, text_job) == {"1": 1}
+
+    async def test_a_worker_that_is_to_stop_does_not_wait_for_it(
+        self, workers: Workers, table: Table, postgres: EmbeddedPostgres
+    ) -> None:
+        job_id = await table.add()
+        async with workers() as worker:
+            await asyncio.to_thread(postgres.stop)
+            run = asyncio.create_task(worker.run(job_id))
+            await asyncio.sleep(0.3)
+            worker.flights.draining = True
+            with pytest.raises(Exception, match="connection"):
+                async with asyncio.timeout(10):
+                    await run
+            await asyncio.to_thread(postgres.start)
+
+    async def test_a_restart_between_claim_and_call(
+        self, workers: Workers, table: Table, postgres: EmbeddedPostgres
+    ) -> None:
+        """Nothing was sent, so this very attempt goes on."""
+        driver = Scripted(lambda _: said("fine"))
+        job_id = await table.add()
+        async with workers(driver) as worker:
+            prepare = worker.runner._prepare
+
+            async def restarted_meanwhile(row: Any) -> Any:
+                await self.restart(table, postgres)
+                return await prepare(row)
+
+            worker.runner._prepare = restarted_meanwhile  # type: ignore[method-assign]
+            assert await worker.run(job_id) == "succeeded"
+        assert [attempt.outcome for attempt in await table.attempts(job_id)] == ["succeeded"]
+
     async def test_a_restart_while_a_picture_is_written(
         self, workers: Workers, table: Table, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
     ) -> None:
