@@ -196,7 +196,8 @@ class Doorbell:
 
     def _held_producer(self) -> Any:
         if self._producer is None:
-            self._connection = self._app.connection_for_write()
+            # Left to itself kombu goes on trying to connect for six seconds, in which nothing else is sent.
+            self._connection = self._app.connection_for_write(transport_options={"max_retries": 0})
             self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
         return self._producer
 
