@@ -204,9 +204,11 @@ class Smoke:
         except ComposeError as error:
             self.terminal.warn("no logs to show", str(error))
             return
-        for container in [c for c in containers if not is_well(c)] or containers:
+        unwell = [container for container in containers if not is_well(container)]
+        lines = 40 if unwell else 15
+        for container in unwell or containers:
             self.terminal.say(f"\n--- {container['Name'].lstrip('/')}: {container['State']['Status']}")
-            self.terminal.say(self.compose.logs(container, 40))
+            self.terminal.say(self.compose.logs(container, lines))
         self.terminal.say()
 
     @contextmanager
