@@ -77,7 +77,7 @@ def make_celery(settings: Settings) -> Celery:
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_pool_limit=4,
+        broker_pool_limit=20,  # Flower asks workers ten things at once, and holds a connection for each
         broker_pool_acquire_timeout=2,
         task_publish_retry=False,
         task_acks_late=False,
