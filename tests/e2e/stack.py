@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,24 @@ def variables() -> dict[str, str]:
 
 
 @contextmanager
-def running_up(folder: Path, *arguments: object, **more: str) -> Iterator[Up]:
-    """A stack on this data folder, with the simulator for all providers; killed at the end if it still runs."""
+def running_up(
+    folder: Path, *arguments: object, simulator: bool = True, more: Mapping[str, str] | None = None
+) -> Iterator[Up]:
+    """A stack on this data folder, killed at the end if it still runs.
+
+    Args:
+        simulator: it answers for all providers, whatever keys ``more`` holds.
+        more: variables of its environment.
+    """
     errors = folder.with_name(f"{folder.name}.stderr")
-    quick = ("--json", "--simulator", "--data-dir", folder, "--port", 0, "--provider-latency-scale", 0)
+    quick = ["--json", "--data-dir", folder, "--port", 0, "--provider-latency-scale", 0]
+    if simulator:
+        quick.append("--simulator")
     with errors.open("w", encoding="utf-8") as written:
         process = subprocess.Popen(
             command("up", *quick, *arguments),
             cwd="/",
-            env={**variables(), **more},
+            env={**variables(), **(more or {})},
             stdout=subprocess.PIPE,
             stderr=written,
             text=True,

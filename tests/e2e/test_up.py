@@ -159,7 +159,7 @@ def test_two_started_at_once_run_beside_each_other(folder: Path) -> None:
 def test_external_servers_are_used(folder: Path) -> None:
     with EmbeddedPostgres(folder / "elsewhere") as postgres, EmbeddedValkey(folder / "elsewhere") as valkey:
         addresses = {"DATABASE_URL": postgres.url, "REDIS_URL": valkey.url}
-        with running_up(folder / "external", "--no-flower", "--external", **addresses) as up:
+        with running_up(folder / "external", "--no-flower", "--external", more=addresses) as up:
             assert up.facts["database_url"] == postgres.url
             assert not {"postgres", "valkey"} & set(up.pids)
             with up.client() as client:
