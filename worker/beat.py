@@ -57,8 +57,10 @@ class MaintenanceScheduler(Scheduler):
 
     def close(self) -> None:
         super().close()
-        if self._running is not None:
-            self._running.close()
+        # Beat closes its scheduler twice: when the signal comes and when it ends.
+        running, self._running = self._running, None
+        if running is not None:
+            running.close()
 
 
 class Running:
