@@ -112,10 +112,11 @@ def celery_backend_cluster() -> None:
 def celery_worker_cluster(
     settings: Settings, celery_setup_app: Any, tmp_path: Path
 ) -> Iterator[CeleryWorkerCluster]:
-    process = Process(WORKER, environment_of(settings), tmp_path / "worker.log")
-    cluster = CeleryWorkerCluster(CeleryTestWorker(WorkerContainer(process), app=celery_setup_app))
-    yield cluster
-    cluster.teardown()
+    # A cluster's own teardown leaves its nodes as they are.
+    with Process(WORKER, environment_of(settings), tmp_path / "worker.log") as process:
+        cluster = CeleryWorkerCluster(CeleryTestWorker(WorkerContainer(process), app=celery_setup_app))
+        yield cluster
+        cluster.teardown()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -253,7 +254,7 @@ class TestFinish:
         "fields", [{"answered": True}, {"state": "queued", "outcome": "unknown"}], ids=["answered", "unknown"]
     )
     async def test_an_answer_is_kept_though_the_note_of_its_call_was_lost(
-        self, jobs: Jobs, fields: dict[str, object]
+        self, jobs: Jobs, fields: dict[str, Any]
     ) -> None:
         """As by a server that crashed without synchronous commits, or a standby that took over a moment behind."""
         job_id = await jobs.add(state=State.RUNNING)
