@@ -28,7 +28,7 @@ def create_app(settings: Settings) -> FastAPI:
         # Beside the start, not before it: a process that is alive and not ready can say so.
         first_look = asyncio.create_task(services.readiness.log_once())
         yield
-        first_look.cancel()
+        await first_look  # takes no longer than a health check
         await services.close()
 
     app = FastAPI(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class Readiness:
             )
 
     async def close(self) -> None:
+        await asyncio.gather(self._postgresql.close(), self._redis.close())
         await self._database.close()
 
     async def _ask_postgresql(self) -> dict[str, Any]:
@@ -113,14 +114,15 @@ class Readiness:
 class _Check:
     """Asks at most once at a time: where an answer is overdue, nobody piles up behind it."""
 
-    def __init__(self, ask: Callable[[], Awaitable[dict[str, Any] | None]]) -> None:
+    def __init__(self, ask: Callable[[], Coroutine[Any, Any, dict[str, Any] | None]]) -> None:
         self._ask = ask
         self._task: asyncio.Task[dict[str, Any] | None] | None = None
 
     async def __call__(self) -> dict[str, Any]:
         started = time.perf_counter()
         if self._task is None or self._task.done():
-            self._task = asyncio.ensure_future(_quiet(self._ask))
+            self._task = asyncio.create_task(self._ask())
+            self._task.add_done_callback(lambda done: done.cancelled() or done.exception())
         # Waited for, not cancelled: the database's driver would wait for a hung server before it lets go.
         done, _ = await asyncio.wait({self._task}, timeout=CHECK_SECONDS)
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
@@ -132,9 +134,10 @@ class _Check:
             return {"state": "unavailable", "detail": type(getattr(error, "orig", error)).__name__}
         return {"state": "ok", "latency_ms": milliseconds, **found}
 
-
-async def _quiet(ask: Callable[[], Awaitable[dict[str, Any] | None]]) -> dict[str, Any] | None:
-    return await ask()
+    async def close(self) -> None:
+        """Waits for what is under way: a connection cut off while it is being made stays open at the server."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=CHECK_SECONDS)
 
 
 def _workers(alive: dict[str, int] | None) -> dict[str, Any]:

@@ -1,0 +1,143 @@
+"""What every answer has in common, and what happens when something breaks."""
+
+from __future__ import annotations
+
+import logging
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.responses import StreamingResponse
+
+from scripts.embedded import EmbeddedPostgres
+from shared.config import Settings
+from shared.jobs.service import JobService
+from tests import factories
+from tests.integration.api.conftest import problem
+
+
+async def test_an_unknown_address(anonymous: httpx.AsyncClient) -> None:
+    body = problem(await anonymous.get("/nothing/here"), 404, "not_found")
+    assert body["instance"] == "/nothing/here"
+
+
+async def test_a_slash_too_many_is_told_and_never_redirected(client: httpx.AsyncClient) -> None:
+    body = problem(await client.get("/api/v1/jobs/"), 404, "not_found")
+    assert "/api/v1/jobs" in body["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("DELETE", "/api/v1/jobs", "GET, POST"),
+        ("POST", "/api/v1/jobs/x", "GET"),
+        ("GET", "/api/v1/jobs/x/cancel", "POST"),
+        ("PUT", "/api/v1/artifacts/x", "GET, HEAD"),
+        ("POST", "/api/health/live", "GET, HEAD"),
+    ],
+)
+async def test_another_method_names_all_that_are_possible(
+    client: httpx.AsyncClient, method: str, path: str, allow: str
+) -> None:
+    response = await client.request(method, path)
+    problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == allow
+
+
+async def test_a_misspelt_parameter_is_refused_everywhere(client: httpx.AsyncClient) -> None:
+    for path in ("/api/v1/models", "/api/v1/kinds", "/api/health/ready", "/api/v1/jobs/x", "/docs"):
+        body = problem(await client.get(f"{path}?verbos=1"), 422, "unknown_parameter")
+        assert body["errors"][0]["pointer"] == "?verbos"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [("abc-1.2:3_4", True), ("a b", False), ("", False), ("x" * 129, False), ("\xe9", False)],
+)
+async def test_a_sane_request_id_is_kept(anonymous: httpx.AsyncClient, sent: str, kept: bool) -> None:
+    response = await anonymous.get("/api/health/live", headers={"X-Request-ID": sent.encode("latin-1")})
+    assert (response.headers["x-request-id"] == sent) is kept
+    assert response.headers["x-request-id"]
+
+
+async def test_what_nobody_foresaw_is_logged_once_with_its_id_and_not_told(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("the secret inner life")
+
+    monkeypatch.setattr(JobService, "get", fail)
+    with caplog.at_level(logging.WARNING):
+        response = await client.get(
+            "/api/v1/jobs/0198a7c2-6f0e-7c3a-9a53-0f6d2b9d8e11", headers={"X-Request-ID": "mine"}
+        )
+    body = problem(response, 500, "internal_error")
+    assert body["request_id"] == "mine"
+    assert "secret" not in response.text
+    assert "Traceback" not in response.text
+    (record,) = (record for record in caplog.records if record.exc_info)
+    assert "unexpected RuntimeError" in record.getMessage()
+
+
+async def test_an_answer_that_breaks_off_is_logged_and_cut(
+    app: FastAPI, anonymous: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def pieces() -> object:
+        yield b"first"
+        raise RuntimeError("broke")
+
+    app.add_api_route("/broken", lambda: StreamingResponse(pieces()))  # type: ignore[arg-type]
+    with pytest.raises(AssertionError):  # the transport's own: the answer never ended
+        await anonymous.get("/broken")
+    assert sum(record.exc_info is not None for record in caplog.records) == 1
+
+
+async def test_a_database_that_is_away_is_503_at_once_and_comes_back(
+    client: httpx.AsyncClient, settings: Settings, postgres: EmbeddedPostgres
+) -> None:
+    import time
+
+    job = (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).json()
+    postgres.stop()
+    started = time.monotonic()
+    for response in (
+        await client.get(job["status_url"]),
+        await client.post("/api/v1/jobs", json=factories.TEXT_JOB),
+        await client.get("/api/v1/jobs"),
+    ):
+        problem(response, 503, "unavailable")
+        assert int(response.headers["retry-after"]) > 0
+    assert time.monotonic() - started < 3
+    assert (await client.get("/api/health/live")).status_code == 200
+    postgres.start()
+    assert (await client.get(job["status_url"])).status_code == 200
+    assert (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).status_code == 202
+
+
+async def test_a_database_that_hangs_is_503_in_time(
+    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, postgres: EmbeddedPostgres
+) -> None:
+    import os
+    import signal
+    import subprocess
+
+    job = (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).json()
+    monkeypatch.setattr(app.state.services.jobs, "_patience", 0.3)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(postgres.pid)], check=True, capture_output=True, text=True
+    )
+    pids = [postgres.pid, *map(int, children.stdout.split())]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        problem(await client.get(job["status_url"]), 503, "unavailable")
+        problem(await client.get("/api/v1/jobs"), 503, "unavailable")
+        problem(await client.post("/api/v1/jobs", json=factories.TEXT_JOB), 503, "unavailable")
+        ready = await client.get("/api/health/ready")
+        assert ready.status_code == 503
+        assert ready.json()["dependencies"]["postgresql"]["state"] == "unavailable"
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    monkeypatch.undo()
+    assert (await client.get(job["status_url"])).status_code == 200
