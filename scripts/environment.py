@@ -165,6 +165,8 @@ def _install() -> None:
     temporary.mkdir(exist_ok=True)
     environment = _environment(temporary)
     LOG.write_bytes(b"")
+    if VENV.is_symlink():  # `venv --clear` would empty the folder that it points to
+        VENV.unlink()
     pip = [str(PYTHON), "-I", "-m", "pip", "install", "--no-input", "--no-deps", "--require-hashes"]
     try:
         _step("making .venv", [base, "-I", "-m", "venv", "--clear", str(VENV)], environment)
