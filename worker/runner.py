@@ -113,6 +113,8 @@ class Runner:
         A message for a job that is not queued (a duplicate, a cancelled one) ends here, before any call.
         """
         await checkpoint("popped", job_id)
+        if self._flights.draining:
+            return await self._ring_again(job_id)
         # The message is held meanwhile: letting it go would empty the broker's queues for nothing.
         row = await self._patiently(lambda: self._claims(job_id))
         if row is None:
@@ -140,6 +142,8 @@ class Runner:
             return await self._record(
                 flight, outcomes.after_error(flight.job, broken, Served(), self._backoff)
             )
+        if self._flights.draining:
+            return await self._record(flight, outcomes.given_back(flight.job))
         if not await self._may_call(flight, prepared.estimate):
             return await self._give_back(flight)
         await checkpoint("sent", row.id)
@@ -156,6 +160,12 @@ class Runner:
             row.model,
         )
         return what
+
+    async def _ring_again(self, job_id: UUID) -> str:
+        """This worker takes nothing more: the message goes to another, and its job need not wait for the reconciler."""
+        async with self._database.transaction() as db:
+            await queries.unpublish(db, [job_id])
+        return "left to another worker"
 
     async def _patiently(self, work: Callable[[], Awaitable[Result]], *, until: float = math.inf) -> Result:
         """Does what needs the database; while that is away, again, until a monotonic time or the process's end."""

@@ -9,6 +9,7 @@
 | ``UnknownOutcomeError``               | unknown   | by ``on_unknown``: queued after backoff, or failed     |
 | worker lost before the provider call  | lost      | queued at once, or failed at ``max_attempts``          |
 | worker lost after the provider call   | unknown   | by ``on_unknown``                                      |
+| worker told to stop before the call   | lost      | queued at once; counts as no attempt                   |
 | cancelled                             | cancelled | cancelled                                              |
 | answer that cannot be stored          | failed    | failed                                                 |
 """
@@ -129,6 +130,12 @@ def after_loss(job: Claimed, served: Served, *, sent: bool, backoff: Backoff) ->
     if not job.may_try_again:
         return _failed(job, Outcome.LOST, served, problem, retryable=True)
     return _again(job, Outcome.LOST, served, problem, 0.0, WaitingReason.RETRY_BACKOFF)
+
+
+def given_back(job: Claimed) -> dict[str, Any]:
+    """A worker that was told to stop has claimed the job and not called the provider: another one may, at once."""
+    problem = {"code": "worker_stopped", "message": "The worker stopped before the provider was called."}
+    return _again(job, Outcome.LOST, Served(), problem, 0.0, WaitingReason.RETRY_BACKOFF, counted=False)
 
 
 def not_storable(row: dict[str, Any], why: str) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from tests.e2e.faults.conftest import NewStack
+from tests.e2e.faults.harness import Stack
 
 
 @pytest.mark.fault(8, "worker group killed during calls")
@@ -17,8 +20,103 @@ def test_during_calls(new_stack: NewStack) -> None:
     stack.kill("worker-1")
     stack.mark()
     stack.settle(60)
-    unknown = stack.outcomes()["unknown"]
-    assert 1 <= unknown <= 10
-    assert len(stack.attempts()) == 40 + stack.outcomes()["lost"] + unknown
+    outcomes = stack.outcomes()
+    assert 1 <= outcomes["unknown"] <= 10
+    assert outcomes["succeeded"] == 40
+    assert outcomes.total() == 40 + outcomes["unknown"] + outcomes["lost"]
     # One that was noted as sent and not yet on its way is unknown as well.
-    stack.verify(calls=(40, 40 + unknown))
+    stack.verify(calls=(40, 40 + outcomes["unknown"]), remark=f"{outcomes['unknown']} in flight")
+
+
+@pytest.mark.fault(9, "killed between pop and claim")
+def test_between_pop_and_claim(new_stack: NewStack) -> None:
+    """Redis has given the message away, PostgreSQL knows nothing of it: the reconciler rings again."""
+    stack = new_stack(workers=1, WORKER_CONCURRENCY=20)
+    with stack.orders.hold("popped", count=8) as held:
+        stack.clients.submit(40, seconds=0.2)
+        stack.wait_until(
+            lambda: len(held()) == 8 and stack.finished() == 32, 20, "all but those held are done"
+        )
+        lost = held()
+        stack.kill("worker-1")
+        stack.mark()
+    stack.settle(30)
+    assert [each.number for each in stack.attempts(*lost)] == [1] * 8
+    stack.verify(calls=40)
+
+
+@pytest.mark.fault(10, "killed after the answer, before the record")
+def test_before_the_record(new_stack: NewStack) -> None:
+    """The call is paid for and its answer gone: on_unknown decides, and the attempt says so."""
+    stack = new_stack(workers=1, LEASE_SECONDS=3, WORKER_CONCURRENCY=20)
+    with stack.orders.hold("answered", count=20) as held:
+        retried = stack.clients.submit(10, seconds=0.2, on_unknown="retry")
+        failed = stack.clients.submit(10, seconds=0.2, on_unknown="fail")
+        stack.wait_until(lambda: len(held()) == 20, 20, "all are answered")
+        stack.kill("worker-1")
+        stack.mark()
+    stack.settle(30)
+    assert stack.outcomes(*retried) == {"unknown": 10, "succeeded": 10}
+    assert stack.outcomes(*failed) == {"unknown": 10}
+    facts = stack.verify(calls=30)
+    assert {facts.jobs[job]["state"] for job in failed} == {"failed"}
+    assert {facts.jobs[job]["error"]["code"] for job in failed} == {"worker_lost"}
+    assert stack.calls(*failed) == 10
+
+
+@pytest.mark.fault(10, "killed after the record")
+def test_after_the_record(new_stack: NewStack) -> None:
+    """What was recorded is not done again, though nobody was told that its message is done with."""
+    stack = new_stack(workers=1, WORKER_CONCURRENCY=20)
+    with stack.orders.hold("recorded", count=20) as held:
+        stack.clients.submit(40, seconds=0.2)
+        stack.wait_until(lambda: len(held()) == 20, 20, "a full worker has recorded all that it had")
+        stack.kill("worker-1")
+        stack.mark()
+    stack.settle(30)
+    assert stack.outcomes() == {"succeeded": 40}
+    stack.verify(calls=40)
+
+
+@pytest.mark.fault(11, "killed after artifacts are written")
+def test_before_artifacts_are_committed(new_stack: NewStack) -> None:
+    stack = new_stack(workers=1, LEASE_SECONDS=3)
+    with stack.orders.hold("artifacts", count=5) as held:
+        stack.clients.submit(5, kind="image", seconds=0.2)
+        stack.wait_until(lambda: len(held()) == 5, 30, "all pictures are written")
+        stack.kill("worker-1")
+        stack.mark()
+    stack.settle(30)
+    assert stack.outcomes() == {"unknown": 5, "succeeded": 5}
+    facts = stack.verify(calls=10)
+    assert sum(len(artifacts) for artifacts in facts.artifacts.values()) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.fault(12, "two jobs whose worker dies every time")
+def test_poison(new_stack: NewStack) -> None:
+    """One kills its worker before the call, one after it; both end at max_attempts, and the others go on."""
+    stack = new_stack(workers=2, LEASE_SECONDS=2, LEASE_RENEW_SECONDS=0.5)
+    before = _poison(stack, "claimed")
+    after = _poison(stack, "answered")
+    others = stack.clients.submit(60, seconds=0.3, max_attempts=20)
+    stack.mark()
+    stack.settle(90)
+    assert [each.outcome for each in stack.attempts(before)] == ["lost"] * 3
+    assert [each.outcome for each in stack.attempts(after)] == ["unknown"] * 3
+    assert stack.restarts.total() >= 6
+    again = stack.outcomes(*others)["unknown"]
+    facts = stack.verify(
+        calls=(63, 63 + again), remark=f"{stack.restarts.total()} deaths, {again} others in flight"
+    )
+    assert {facts.jobs[job]["state"] for job in others} == {"succeeded"}
+    assert {facts.jobs[job]["state"] for job in (before, after)} == {"failed"}
+    assert (stack.calls(before), stack.calls(after)) == (0, 3)
+
+
+def _poison(stack: Stack, point: str) -> str:
+    """A job that kills its worker whenever it comes to the point. It begins late enough for the order to be there."""
+    soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    [job] = stack.clients.submit(1, seconds=0.2, max_attempts=3, scheduled_at=soon)
+    stack.orders.kill(point, job, always=True)
+    return job
