@@ -8,11 +8,17 @@ from scripts.process import ROOT
 from scripts.terminal import Terminal
 
 HELP = """\
-usage: scripts/test [PYTEST ARGUMENT …]
+usage: scripts/test [--faults] [PYTEST ARGUMENT …]
 
-Run the checks of scripts/check and then all tests, as CI does. With arguments, only pytest runs, with these
-arguments: scripts/test tests/unit -k retry. Paths are relative to the project's folder.
+Run the checks of scripts/check and then the tests, as CI does: all but the slow ones of the fault suite. With
+arguments, only pytest runs, with these arguments: scripts/test tests/unit -k retry. Paths are relative to the
+project's folder.
+
+  --faults   run the whole fault suite (some minutes): processes and servers are killed, frozen and cut off, and no
+             job may be lost or billed twice. Its random moments come from a seed, printed at the end:
+             scripts/test --faults --faults-seed 7 repeats them.
 """
+FAULTS = "tests/e2e/faults"
 
 
 def main(arguments: list[str]) -> int:
@@ -20,5 +26,6 @@ def main(arguments: list[str]) -> int:
         print(HELP, end="")
         return 0
     checked = bool(arguments) or steps.run_checks(Terminal())
+    arguments = [FAULTS if argument == "--faults" else argument for argument in arguments]
     tested = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
     return tested or int(not checked)

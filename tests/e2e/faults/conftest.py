@@ -15,6 +15,7 @@ from scripts import files
 from tests.e2e.faults.harness import Servers, Stack
 from tests.e2e.faults.report import Line, table
 
+_HERE = Path(__file__).parent
 _LINES = pytest.StashKey[list[Line]]()
 _SEED = pytest.StashKey[int]()
 _STACKS = pytest.StashKey[list[Stack]]()
@@ -35,6 +36,19 @@ def pytest_configure(config: pytest.Config) -> None:
     given = config.getoption("--faults-seed", default=None) or os.environ.get("FAULTS_SEED")
     config.stash[_SEED] = int(given) if given else SystemRandom().randrange(1, 100_000)
     config.stash[_LINES] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The slow ones run where this folder, or a file in it, was asked for by name: ``scripts/test --faults``."""
+    here = [item for item in items if item.path.is_relative_to(_HERE)]
+    for item in here:
+        item.add_marker(pytest.mark.timeout(300))
+    if any("e2e/faults" in argument for argument in config.args):
+        return
+    slow = [item for item in here if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
