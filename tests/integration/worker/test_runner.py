@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scripts.embedded import EmbeddedPostgres
 from shared import storage
@@ -450,19 +451,59 @@ class TestLeases:
                 await asyncio.sleep(0.1)
             assert await run == "succeeded"
 
-    async def test_pictures_leave_connections_to_renewals(
+    async def test_a_fenced_worker_leaves_no_picture_to_the_attempt_under_way(
         self, workers: Workers, table: Table, maintenance: Maintenance
     ) -> None:
+        picture = ImageBytes(b"\x89PNG", "image/png", 1, 1)
+        gates = {1: asyncio.Event(), 2: asyncio.Event()}
+
+        async def wait_for_it(call: Call) -> Generation:
+            await gates[call.attempt].wait()
+            return Generation(None, [picture], "stop", Usage(1, 1))
+
+        job_id = await table.add_image()
+        driver = Scripted(wait_for_it)
+        async with workers(driver, name="stale", keep=False) as slow, workers(driver, name="other") as other:
+            first = asyncio.create_task(slow.run(job_id))
+            await table.until_sent(job_id)
+            await table.run("UPDATE jobs SET lease_until = now() - interval '1 second'")
+            assert await maintenance.rescue() == 1
+            await asyncio.sleep(0.01)
+            second = asyncio.create_task(other.run(job_id))
+            await table.until("EXISTS (SELECT 1 FROM attempts WHERE number = 2 AND sent_at IS NOT NULL)")
+            gates[1].set()
+            assert await first == "no longer ours"
+            assert await table.ask("SELECT 1 FROM artifacts") == []
+            gates[2].set()
+            assert await second == "succeeded"
+        assert len(await table.ask("SELECT 1 FROM artifacts")) == 1
+
+    async def test_pictures_leave_connections_to_renewals(
+        self, workers: Workers, table: Table, maintenance: Maintenance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Writing many large pictures at once must not starve what keeps them ours."""
-        picture = ImageBytes(b"x" * 3_000_000, "image/png", 1, 1)
+        write, gate, writing = storage.write, asyncio.Event(), 0
+
+        async def slowly(*arguments: Any) -> None:
+            nonlocal writing
+            writing += 1
+            await gate.wait()
+            await write(*arguments)
+
+        monkeypatch.setattr("shared.storage.write", slowly)
+        picture = ImageBytes(b"x", "image/png", 1, 1)
         driver = Scripted(lambda _: Generation(None, [picture], "stop", Usage(1, 1)))
-        ids = [await table.add_image() for _ in range(30)]
+        ids = [await table.add_image() for _ in range(20)]
         async with workers(driver) as worker:
-            run = asyncio.gather(*(worker.run(job_id) for job_id in ids))
-            while not run.done():
+            runs = asyncio.gather(*(worker.run(job_id) for job_id in ids))
+            while writing < 5:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+            async with asyncio.timeout(1):
                 assert await maintenance.rescue() == 0
-                await asyncio.sleep(0.05)
-            assert await run == ["succeeded"] * 30
+                await worker.flights.renew(worker.flights._all)
+            gate.set()
+            assert await runs == ["succeeded"] * 20
 
 
 class TestWithoutDatabase:
@@ -554,3 +595,24 @@ class TestWithoutDatabase:
             assert await worker.run(job_id) == "succeeded"
         assert len(driver.calls) == 1
         assert len(await table.ask("SELECT 1 FROM artifact_bytes")) == 1
+
+    async def test_a_picture_that_takes_too_long_to_write_is_written_again(
+        self, workers: Workers, table: Table, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """psycopg's own error, which no rollback hides behind one of SQLAlchemy's."""
+        write, delays = storage.write, iter(["SELECT pg_sleep(5)"])
+
+        async def slow_once(db: AsyncConnection, *arguments: Any) -> None:
+            for delay in delays:
+                cursor = await storage._cursor(db)
+                await cursor.execute("SET LOCAL statement_timeout = 50")
+                await cursor.execute(delay)
+            await write(db, *arguments)
+
+        monkeypatch.setattr("shared.storage.write", slow_once)
+        picture = ImageBytes(b"\x89PNG", "image/png", 1, 1)
+        driver = Scripted(lambda _: Generation(None, [picture], "stop", Usage(1, 1)))
+        job_id = await table.add_image()
+        async with workers(driver) as worker:
+            assert await worker.run(job_id) == "succeeded"
+        assert len(driver.calls) == 1
