@@ -160,6 +160,10 @@ def document(app: FastAPI) -> dict[str, Any]:
         "ValidationError",
     ):  # FastAPI's own form of 422, which we never send
         schemas.pop(unused, None)
+    for operation in (entry for item in made["paths"].values() for entry in item.values()):
+        answer = operation["responses"].get("422")
+        if answer and PROBLEM not in answer["content"]:
+            del operation["responses"]["422"]
     schemas |= _schemas()
     made["components"]["securitySchemes"] = {
         "api_key": {"type": "http", "scheme": "bearer", "description": "An API key: `scripts/keys create`."}

@@ -92,7 +92,7 @@ async def test_a_range_outside_is_416(client: httpx.AsyncClient, url: str, heade
     "header", ["bytes=5-2", "bytes=-", "bytes=a-b", "items=0-1", "bytes=0-1,5-6", "bytes=\u0661-\u0662"]
 )
 async def test_a_range_that_is_none_is_ignored(client: httpx.AsyncClient, url: str, header: str) -> None:
-    response = await client.get(url, headers={"Range": header.encode()})
+    response = await client.get(url, headers={b"Range": header.encode()})
     assert (response.status_code, response.content) == (200, DATA)
 
 

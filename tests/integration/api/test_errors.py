@@ -55,7 +55,7 @@ async def test_a_misspelt_parameter_is_refused_everywhere(client: httpx.AsyncCli
     [("abc-1.2:3_4", True), ("a b", False), ("", False), ("x" * 129, False), ("\xe9", False)],
 )
 async def test_a_sane_request_id_is_kept(anonymous: httpx.AsyncClient, sent: str, kept: bool) -> None:
-    response = await anonymous.get("/api/health/live", headers={"X-Request-ID": sent.encode("latin-1")})
+    response = await anonymous.get("/api/health/live", headers={b"X-Request-ID": sent.encode("latin-1")})
     assert (response.headers["x-request-id"] == sent) is kept
     assert response.headers["x-request-id"]
 

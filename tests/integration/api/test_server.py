@@ -1,0 +1,150 @@
+"""``python -m api`` as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from scripts import ports
+from shared.config import Settings
+from shared.db import Database
+from tests import factories
+from tests.conftest import ROOT
+from tests.integration.api.conftest import bearer
+
+
+def environment(settings: Settings, **more: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        **more,
+    }
+
+
+class Server:
+    def __init__(self, settings: Settings, log: Path) -> None:
+        self.port = ports.free_port()
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "api"],
+                cwd=ROOT,
+                env=environment(settings, API_PORT=str(self.port), LOG_FORMAT="json", LOG_LEVEL="DEBUG"),
+                stdout=output,
+                stderr=output,
+            )
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        raise AssertionError(log.read_text())
+
+
+@pytest.fixture
+def server(settings: Settings, tmp_path: Path) -> Iterator[Server]:
+    made = Server(settings, tmp_path / "api.log")
+    yield made
+    if made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+
+
+async def test_a_server_serves_and_stops_after_the_last_request(server: Server, database: Database) -> None:
+    headers = bearer(await factories.key(database))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", headers=headers) as client:
+        response = await client.post(
+            "/api/v1/jobs?", json=factories.TEXT_JOB, headers={"X-Request-ID": "first"}
+        )
+        assert response.status_code == 202
+        assert "server" not in response.headers
+        assert (await client.get("/api/v1/jobs?limit=1")).status_code == 200
+    # A submit whose body is still on its way when the process is asked to stop.
+    body = b'{"kind":"text.generate","input":{"prompt":"x"}}'
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
+        slow.sendall(
+            b"POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            + f"Authorization: {headers['Authorization']}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body[:10]
+        )
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert server.process.poll() is None
+        slow.sendall(body[10:])
+        assert slow.recv(100).startswith(b"HTTP/1.1 202")
+    assert server.process.wait(10) in {0, -signal.SIGTERM}
+    log = server.log.read_text()
+    assert '"request_id":"first"' in log
+    assert "limit=1" not in log
+    assert headers["Authorization"].partition(" ")[2] not in log
+    assert "Traceback" not in log
+
+
+async def test_a_body_over_the_limit_is_told_to_a_client_that_does_not_wait(
+    server: Server, database: Database
+) -> None:
+    headers = bearer(await factories.key(database)) | {"Content-Type": "application/json"}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", headers=headers) as client:
+        response = await client.post("/api/v1/jobs", content=b" " * 31_000_000)
+        assert response.status_code == 413
+        assert "30,000,000 bytes" in response.json()["detail"]
+
+
+async def test_headers_without_end_are_cut(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        try:
+            for _ in range(3000):
+                client.sendall(b"x-header: " + b"a" * 1000 + b"\r\n")
+            answer = client.recv(100)
+        except ConnectionError:
+            answer = b""  # cut before we had sent it all
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"DATABASE_URL": ""}, "DATABASE_URL: Field required"),
+        ({"REDIS_URL": "http://:hidden@x"}, "REDIS_URL: must start with redis://"),
+        ({"API_PORT": "many"}, "API_PORT: Input should be a valid integer"),
+    ],
+)
+def test_wrong_settings_are_one_line_each(
+    settings: Settings, tmp_path: Path, change: dict[str, str], says: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "api"],
+        cwd=ROOT,
+        env=environment(settings, **change),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hidden" not in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    del tmp_path
+
+
+def test_the_api_imports_no_provider_sdk_and_no_http_client() -> None:
+    code = "import sys, api.app; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"google", "httpx", "httpx2", "httpcore", "alembic", "flower"} & set(done.stdout.split())

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from shared.config import Environment, Settings
+from tests.conftest import ROOT, settings_of
+
+BASE: dict[str, Any] = {
+    "database_url": "postgresql://plantain:s3cr3t-enough@db/plantain",
+    "redis_url": "redis://:s3cr3t-enough@redis:6379/0",
+}
+PRODUCTION = {**BASE, "environment": Environment.PRODUCTION, "gemini_api_key": "AIza-something"}
+
+
+def test_production_starts_with_secrets_of_its_own() -> None:
+    assert settings_of(**PRODUCTION).in_production
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"database_url": "postgresql://plantain:plantain@db/x"}, "DATABASE_URL has no password"),
+        ({"redis_url": "redis://redis:6379/0"}, "REDIS_URL has no password"),
+        ({"simulator_url": "http://simulator:9000"}, "SIMULATOR_URL is set in production"),
+        ({"gemini_api_key": None}, "GEMINI_API_KEY is missing"),
+    ],
+)
+def test_production_refuses_what_is_for_development(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        settings_of(**{**PRODUCTION, **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"database_url": "mysql://x"},
+        {"redis_url": "http://x"},
+        {"public_url": "ftp://x"},
+        {"public_url": "//x"},
+        {"api_port": 70000},
+        {"lease_seconds": 5, "lease_renew_seconds": 5},
+    ],
+)
+def test_what_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        settings_of(**{**BASE, **change})
+
+
+def test_passwords_are_never_shown() -> None:
+    settings = settings_of(**BASE, gemini_api_key="AIza-something")
+    for text in (repr(settings), str(settings), str(settings.model_dump())):
+        assert "s3cr3t" not in text
+        assert "AIza" not in text
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "")
+    monkeypatch.setenv("DATABASE_URL", BASE["database_url"])
+    monkeypatch.setenv("REDIS_URL", BASE["redis_url"])
+    assert Settings(_env_file=None).gemini_api_key is None
+
+
+def test_the_example_lists_every_setting() -> None:
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    assert not [name for name in Settings.model_fields if f"{name.upper()}=" not in example]
