@@ -245,6 +245,8 @@ _REPUBLISH = text("""
     UPDATE jobs SET published_at = now() FROM j WHERE jobs.id = j.id RETURNING jobs.id, jobs.queue
 """)
 
+_NOBODY_IS_LOCKED_OUT = text("LOCK TABLE jobs, attempts IN ROW EXCLUSIVE MODE NOWAIT")
+
 _LOCK_LOST = text("""
     SELECT id AS job_id FROM jobs WHERE state = 'running' AND lease_until < now()
     ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
@@ -399,7 +401,12 @@ async def lock_lost(db: AsyncConnection, *, limit: int) -> list[Row[Any]]:
 
     Two statements on purpose: the second has a fresh snapshot, taken while the locks are held, so
     it sees a ``sent_at`` that was being committed when the first one started.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: a migration, say, has locked the table. Nobody can renew meanwhile, so nothing that
+            a wait for it would find is lost: whoever holds the leases must come first.
     """
+    await db.execute(_NOBODY_IS_LOCKED_OUT)
     ids = [row.job_id for row in await db.execute(_LOCK_LOST, {"limit": limit})]
     if not ids:
         return []

@@ -19,7 +19,9 @@ def test_killed_at_the_end_of_its_grace(new_stack: NewStack) -> None:
     stack.terminate("worker-1")
     told_at = time.time()
     coming = stack.clients.submit(20, seconds=0.1)
-    stack.wait_until(lambda: stack.outcomes(*short)["succeeded"] == 8, 20, "the short calls end in the grace period")
+    stack.wait_until(
+        lambda: stack.outcomes(*short)["succeeded"] == 8, 20, "the short calls end in the grace period"
+    )
     assert stack.parts["worker-1"].alive
     caught = stack.running("worker-1")
     assert caught
