@@ -91,12 +91,12 @@ def summary(running: stack.Stack) -> str:
 
 
 def curl(running: stack.Stack) -> list[str]:
-    """A command to copy: submits a text job, waits for it, and prints it."""
+    """A command to copy: submits a text job."""
     body = json.dumps({"kind": "text.generate", "model": "gemini-flash", "input": {"prompt": PROMPT}})
     return [
         f"curl -s {running.api_url}/api/v1/jobs \\",
         f"  -H 'Authorization: Bearer {running.api_key}' \\",
-        "  -H 'Content-Type: application/json' -H 'Prefer: wait=30' \\",
+        "  -H 'Content-Type: application/json' \\",
         f"  -d '{body}'",
     ]
 
