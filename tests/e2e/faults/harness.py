@@ -383,12 +383,23 @@ class Stack:
         found = [self.sql(query, mark, mark, mark)[0][0] for mark in self._marks]
         return max((float(each) for each in found if each is not None), default=None)
 
-    def verify(self, *, calls: int | tuple[int, int], remark: str = "") -> invariant.Facts:
+    def longest_gap(self) -> float:
+        """Seconds from a claim whose worker was lost to the job's next claim; the worst."""
+        query = """
+            SELECT extract(epoch FROM max(next.claimed_at - a.claimed_at)) FROM attempts a
+            JOIN attempts next ON next.job_id = a.job_id AND next.number = a.number + 1
+            WHERE a.outcome IN ('lost', 'unknown')
+        """
+        return float(self.sql(query)[0][0] or 0)
+
+    def verify(
+        self, *, calls: int | tuple[int, int], remark: str = "", recovery: float | None = None
+    ) -> invariant.Facts:
         """Invariant I, with this number of provider calls; writes the test's line of the table."""
         expected = (calls, calls) if isinstance(calls, int) else calls
         facts = invariant.gather(self.database_url, self.calls_by_job(), self.clients.told)
         assert facts.jobs, "no job was accepted"
-        self.lines.append((expected, facts.made, len(facts.jobs), self.recovery(), remark))
+        self.lines.append((expected, facts.made, len(facts.jobs), recovery or self.recovery(), remark))
         invariant.check(facts, expected)
         return facts
 

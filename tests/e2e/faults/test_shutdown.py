@@ -44,6 +44,7 @@ def test_rolling_restart(new_stack: NewStack) -> None:
     for number in range(8):
         stack.pause(stack.random.uniform(0, 0.8))
         name = stack.worker_names[number % 2]
+        stack.mark()
         exits.append(stack.restart(name))
         assert stack.parts[name].exit_code in {None, 0}
         stack.wait_until(stack.parts[name].ready, 20, f"{name} is back")
