@@ -104,9 +104,11 @@ def valkey(_valkey: EmbeddedValkey | None) -> Iterator[EmbeddedValkey]:
 
 
 @pytest.fixture(scope="session")
-def server_url(_postgres: EmbeddedPostgres | None) -> str:
+def server_url(_postgres: EmbeddedPostgres | None) -> Iterator[str]:
     """The PostgreSQL server, with a database from which others can be made."""
-    return _postgres.url if _postgres else os.environ["TEST_DATABASE_URL"]
+    yield _postgres.url if _postgres else os.environ["TEST_DATABASE_URL"]
+    while _administrators:
+        _administrators.popitem()[1].close()
 
 
 @pytest.fixture(scope="session")
@@ -172,15 +174,32 @@ def settings_of(**fields: Any) -> Settings:
 def scratch_database(server_url: str, name: str, template: str = "template1") -> Iterator[str]:
     """A database's address; it is dropped at the end, with whoever is still connected."""
 
-    def execute(statement: str) -> None:
-        with psycopg.connect(server_url, autocommit=True) as connection:
-            connection.execute(statement.encode())
-
-    execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    # Copying files costs no CPU, and a checkpoint, which is only cheap on a server that does not sync.
+    strategy = "WAL_LOG" if "TEST_DATABASE_URL" in os.environ else "FILE_COPY"
+    _execute(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY {strategy}')
     try:
         yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
     finally:
-        execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        _execute(server_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+#: One connection a server, held open: connecting takes 10 ms, twice a test.
+_administrators: dict[str, psycopg.Connection[Any]] = {}
+
+
+def _execute(server_url: str, statement: str) -> None:
+    for last in (False, True):
+        held = _administrators.get(server_url)
+        if held is None or held.closed:
+            held = _administrators[server_url] = psycopg.connect(server_url, autocommit=True)
+        try:
+            held.execute(statement.encode())
+        except psycopg.OperationalError:  # a test has stopped the server meanwhile
+            held.close()
+            if last:
+                raise
+        else:
+            return
 
 
 def migrate(url: str, revision: str = "head") -> None:
