@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
@@ -193,6 +194,25 @@ async def test_oversized_answer_is_not_read(asker: AskerOf, simulator: RunningSi
         await ask()
 
     assert (caught.value.error_code, caught.value.billed) == ("malformed_response", None)
+
+
+@pytest.mark.parametrize("form", [NANO_BANANA, GATEWAY], ids=["google", "gateway"])
+async def test_answer_is_let_go_when_it_has_been_read(asker: AskerOf, form: Case) -> None:
+    """Without waiting for the garbage collector: an answer is megabytes, and collections are rare."""
+    import httpx
+
+    ask = asker(form)
+    await ask()
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(each, httpx.Response) for each in gc.get_objects())
+        await ask()
+        after = sum(isinstance(each, httpx.Response) for each in gc.get_objects())
+    finally:
+        gc.enable()
+
+    assert after == before
 
 
 async def test_lost_poll_is_repeated_without_another_post(
