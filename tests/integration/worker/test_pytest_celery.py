@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu import pools
 from pytest_celery import (
     CeleryBrokerCluster,
     CeleryTestBroker,
@@ -121,6 +122,8 @@ def celery_worker_cluster(
 
 @pytest.fixture
 def celery_setup_app(settings: Settings) -> Iterator[Any]:
+    # kombu's pools are the process's, by address: an earlier test may have restarted the server since.
+    pools.reset()
     app = make_celery(settings)
     yield app
     app.close()
