@@ -123,7 +123,7 @@ def celery_worker_cluster(
 @pytest.fixture
 def celery_setup_app(settings: Settings) -> Iterator[Any]:
     # kombu's pools are the process's, by address: an earlier test may have restarted the server since.
-    pools.reset()
+    pools.reset()  # type: ignore[no-untyped-call]
     app = make_celery(settings)
     yield app
     app.close()
