@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import orjson
+import psycopg
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError
@@ -109,10 +110,12 @@ def is_unavailable(error: BaseException) -> bool:
     """Whether an error says that the database is away, so that trying again later is right."""
     if isinstance(error, PoolTimeout | ConnectionError | TimeoutError):
         return True
-    if not isinstance(error, DBAPIError):
+    # Pictures are read and written by psycopg itself, whose errors come without SQLAlchemy's around them.
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(original, psycopg.Error):
         return False
-    state = getattr(error.orig, "sqlstate", None)
+    state = original.sqlstate
     if state is None:  # the connection failed before the server could answer
-        return type(error.orig).__name__ in {"OperationalError", "InterfaceError", "ConnectionTimeout"}
+        return isinstance(original, psycopg.OperationalError | psycopg.InterfaceError)
     # 08 connection, 53 out of resources, 57 shut down or cancelled, 25006 read-only, 58 disk, 55P03 lock timeout
     return state[:2] in {"08", "53", "57", "58"} or state in {"25006", "55P03"}

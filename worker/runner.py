@@ -18,7 +18,6 @@ from hashlib import sha256
 from typing import Any, TypeVar
 from uuid import UUID
 
-import psycopg
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
@@ -381,16 +380,9 @@ class Runner:
 
     @asynccontextmanager
     async def _picture_transaction(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction in which pictures are read or written, by psycopg itself.
-
-        Raises:
-            ConnectionError: the server went away meanwhile; SQLAlchemy wraps only its own statements' errors.
-        """
-        try:
-            async with self._picture_slots, self._database.transaction() as db:
-                yield db
-        except psycopg.OperationalError as error:
-            raise ConnectionError(str(error)) from error
+        """A transaction in which pictures are read or written; few at once, so others find connections."""
+        async with self._picture_slots, self._database.transaction() as db:
+            yield db
 
     async def _claim_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
         unique = list(dict.fromkeys(ids))
