@@ -59,7 +59,8 @@ _CLAIM = text("""
         WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued' AND scheduled_at <= now()
           AND (expires_at IS NULL OR expires_at > now()) AND attempt - snoozes < max_attempts
           AND (:through_gate OR NOT EXISTS (SELECT FROM model_gates WHERE model_gates.model = jobs.model))
-        ORDER BY id FOR UPDATE
+        -- A batch does not wait for one job that a stopped process holds; that one is published again.
+        ORDER BY id FOR UPDATE SKIP LOCKED
     ), claimed AS (
         UPDATE jobs SET state = 'running', attempt = attempt + 1, version = version + 1,
             started_at = coalesce(started_at, now()), waiting_reason = NULL, published_at = NULL,
@@ -97,13 +98,17 @@ _RENEW = text("""
     WITH held AS (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[])) AS r(id, number)
     ), j AS (
+        -- What somebody else has locked is not rescued either; the leases of the others must not run out for it.
         SELECT jobs.id FROM jobs JOIN held ON jobs.id = held.id
         WHERE jobs.state = 'running' AND jobs.attempt = held.number
-        ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+        ORDER BY jobs.id FOR NO KEY UPDATE OF jobs SKIP LOCKED
+    ), renewed AS (
+        UPDATE jobs
+        SET lease_until = greatest(lease_until, least(now() + make_interval(secs => :lease), deadline_at))
+        FROM j WHERE jobs.id = j.id
     )
-    UPDATE jobs SET lease_until = greatest(lease_until, least(now() + make_interval(secs => :lease), deadline_at))
-    FROM j WHERE jobs.id = j.id
-    RETURNING jobs.id, jobs.cancel_requested_at IS NOT NULL AS cancel
+    SELECT jobs.id, jobs.cancel_requested_at IS NOT NULL AS cancel FROM jobs JOIN held ON jobs.id = held.id
+    WHERE jobs.state = 'running' AND jobs.attempt = held.number
 """)
 
 _FINISH = text("""

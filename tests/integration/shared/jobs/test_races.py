@@ -80,14 +80,31 @@ async def test_a_cancel_that_waited_for_a_claim_asks_the_worker(jobs: Jobs) -> N
     assert await jobs.events(job_id) == ["job.queued", "job.running", "job.cancel_requested"]
 
 
-async def test_a_claim_that_waited_for_a_cancel_finds_nothing(jobs: Jobs) -> None:
-    job_id = await jobs.add()
+async def test_a_claim_waits_for_no_job_that_somebody_holds(jobs: Jobs) -> None:
+    """A process that was stopped in the middle of its transaction would hold up every claim of its batch."""
+    held, free = await jobs.add(), await jobs.add()
     async with jobs.database.transaction() as db:
-        await queries.cancel(db, jobs.project_id, job_id)
-        claim = asyncio.create_task(jobs.claim(job_id))
-        await wait_for_a_lock(jobs)
-    assert await claim == {}
-    assert await jobs.attempts(job_id) == []
+        await queries.cancel(db, jobs.project_id, held)
+        async with asyncio.timeout(5), jobs.database.transaction() as other:
+            claimed = await queries.claim(other, [held, free], worker="w", lease=30, grace=10)
+    assert list(claimed) == [free]
+    assert await jobs.attempts(held) == []
+
+
+async def test_a_renewal_waits_for_no_job_that_somebody_holds(jobs: Jobs) -> None:
+    """The held one counts as alive, and the leases of all others are extended."""
+    held, free = await jobs.add(state=State.RUNNING), await jobs.add(state=State.RUNNING)
+    await jobs.run("UPDATE jobs SET lease_until = now() + interval '1 second'")
+    async with jobs.database.transaction() as db:
+        await queries.cancel(db, jobs.project_id, held)
+        async with asyncio.timeout(5), jobs.database.transaction() as other:
+            alive = await queries.renew(other, [(held, 1), (free, 1)], lease=30)
+    assert alive == {held: False, free: False}
+    longer = await jobs.ask("SELECT id FROM jobs WHERE lease_until > now() + interval '10 seconds'")
+    assert str(free) in str(longer)
+    assert str(held) not in str(longer)
+    async with jobs.database.transaction() as db:
+        assert await queries.renew(db, [(held, 1)], lease=30) == {held: True}
 
 
 async def test_a_retry_that_waited_for_a_cancel_ends_cancelled(jobs: Jobs) -> None:
