@@ -13,8 +13,10 @@ from celery.utils.log import get_logger
 from shared.config import get_settings
 from shared.logging import setup_logging
 from shared.queue import make_celery
+from worker import transport
 from worker.runtime import Runtime
 
+transport.install()
 app = make_celery(get_settings())
 app.conf.update(
     beat_scheduler="worker.beat:MaintenanceScheduler",
