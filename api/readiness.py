@@ -120,11 +120,15 @@ class _Check:
 
     async def __call__(self) -> dict[str, Any]:
         started = time.perf_counter()
+        # Waited for, not cancelled: the database's driver would wait for a hung server before it lets go.
+        if self._task is not None and not self._task.done():
+            # What began before us may have read what was true before.
+            await asyncio.wait({self._task}, timeout=CHECK_SECONDS)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._ask())
             self._task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        # Waited for, not cancelled: the database's driver would wait for a hung server before it lets go.
-        done, _ = await asyncio.wait({self._task}, timeout=CHECK_SECONDS)
+        left = CHECK_SECONDS - (time.perf_counter() - started)
+        done, _ = await asyncio.wait({self._task}, timeout=max(left, 0.0))
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
         if not done:
             return {"state": "unavailable", "detail": f"no answer within {CHECK_SECONDS} s"}
