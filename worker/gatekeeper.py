@@ -15,7 +15,13 @@ from shared.config import Settings
 from shared.db import Database, is_unavailable
 from shared.gates import queries
 from shared.jobs.status import WaitingReason
-from shared.providers.base import ProviderError, RateLimitedError, RetryableError, UnknownOutcomeError
+from shared.providers.base import (
+    ProviderError,
+    RateLimitedError,
+    RetryableError,
+    UnknownOutcomeError,
+)
+from shared.providers.catalog import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +32,7 @@ _WORTH_TELLING = timedelta(seconds=1)
 
 
 class Gatekeeper:
-    """One a process. Never raises for the database being away: the job's own ending matters more."""
+    """One a process. Never raises: the job's own ending matters more."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -35,30 +41,42 @@ class Gatekeeper:
         #: Until when each model was last said to be paused: many calls fail together, one line is enough.
         self._told: dict[str, datetime] = {}
 
-    async def went_wrong(self, model: str, error: ProviderError, *, gated: bool) -> None:
-        """A call failed. ``gated``: it was one of the few that a recovering model was tried with."""
+    async def went_wrong(
+        self, model: ModelSpec, error: ProviderError, *, patience: float, gated: bool
+    ) -> None:
+        """A call failed.
+
+        Args:
+            patience: seconds that the job gave it; a client that waits for less than the model usually
+                takes learns nothing about the provider's health.
+            gated: it was one of the few that a recovering model was tried with.
+        """
+        alias = model.alias
         if isinstance(error, RateLimitedError):
-            await self._pause(model, WaitingReason.RATE_LIMITED, error.delay, error.per_minute)
+            await self._pause(alias, WaitingReason.RATE_LIMITED, error.delay, error.per_minute)
+            return
+        if error.error_code == "timeout" and patience < model.typical_seconds[1]:
             return
         outage = (
             isinstance(error, RetryableError | UnknownOutcomeError) and error.error_code in _SIGNS_OF_OUTAGE
         )
         if not outage:
-            self._failures.pop(model, None)
+            # It answered: what was wrong is the request's own affair (blocked, malformed, no picture).
+            await self.answered(alias, gated=gated)
             return
-        self._failures[model] += 1
-        if gated or self._failures[model] >= self._settings.provider_failures_to_pause:
-            await self._pause(model, WaitingReason.PROVIDER_UNAVAILABLE, None, None)
+        self._failures[alias] += 1
+        if gated or self._failures[alias] >= self._settings.provider_failures_to_pause:
+            await self._pause(alias, WaitingReason.PROVIDER_UNAVAILABLE, None, None)
 
-    async def went_well(self, model: str, *, gated: bool) -> None:
-        """A call succeeded."""
+    async def answered(self, model: str, *, gated: bool) -> None:
+        """The provider is there and takes calls."""
         self._failures.pop(model, None)
         if not gated:
             return
         try:
             async with self._database.transaction() as db:
                 await queries.recover(db, model)
-        except Exception as error:  # noqa: BLE001  _let_go decides
+        except Exception as error:  # noqa: BLE001  see _let_go
             self._let_go(error, model)
 
     async def _pause(
@@ -76,7 +94,7 @@ class Gatekeeper:
                     reason=reason,
                     learned_rpm=per_minute,
                 )
-        except Exception as error:  # noqa: BLE001  _let_go decides
+        except Exception as error:  # noqa: BLE001  see _let_go
             self._let_go(error, model)
         else:
             log.warning(
@@ -87,6 +105,8 @@ class Gatekeeper:
             )
 
     def _let_go(self, error: Exception, model: str) -> None:
-        if not is_unavailable(error):
-            raise error
-        log.warning("the gate of %s could not be written now (%s)", model, type(error).__name__)
+        # Whatever it is, the answer that was just paid for must still be recorded.
+        if is_unavailable(error):
+            log.warning("the gate of %s could not be written now (%s)", model, type(error).__name__)
+        else:
+            log.error("the gate of %s could not be written", model, exc_info=error)

@@ -9,8 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,7 +18,6 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Row
-from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from shared import storage
@@ -41,12 +39,13 @@ from shared.providers.base import (
     ProviderError,
     RetryableError,
     UnknownOutcomeError,
-    Usage,
 )
 from shared.providers.catalog import ModelSpec, catalog
-from shared.providers.pricing import cost, estimate
+from shared.providers.pricing import estimate
+from worker.accounts import Account
 from worker.flights import Flight, Flights
 from worker.gatekeeper import Gatekeeper
+from worker.recorder import NOT_OURS, RETRY_SECONDS, Recorder
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +53,6 @@ log = logging.getLogger(__name__)
 RECORD_GRACE_SECONDS = 60.0
 #: Beyond a driver's own deadline: it must never come to this.
 _DRIVER_GRACE_SECONDS = 5.0
-#: Between tries while the database is away: the first pause and the longest.
-_RETRY_SECONDS = (0.1, 2.0)
-SIMULATOR = "simulator"
 
 Result = TypeVar("Result")
 
@@ -72,13 +68,9 @@ class Prepared:
     request: GenerationRequest
     driver: Driver
     timeout: float
-    estimate: Decimal
+    account: Account
     #: The model has a gate, and it let this job through.
     gated: bool
-
-
-class _FencedOut(Exception):
-    """Another attempt has taken over: the transaction is rolled back, pictures and all."""
 
 
 class Runner:
@@ -93,17 +85,13 @@ class Runner:
         self._flights = flights
         self._name = name
         self._gates = Gatekeeper(database, settings)
+        self._recorder = Recorder(database, settings)
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
-        # Pictures take a connection each: half of them stay free for renewals, claims and records.
-        self._picture_slots = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
         self._claims: Coalescer[UUID, Row[Any] | None] = Coalescer(
             self._claim_batch, is_shared_fault=is_unavailable
         )
         self._notes: Coalescer[dict[str, Any], bool] = Coalescer(
             self._note_batch, is_shared_fault=is_unavailable
-        )
-        self._records: Coalescer[dict[str, Any], str | None] = Coalescer(
-            self._record_batch, lanes=2, is_shared_fault=is_unavailable
         )
 
     async def run(self, job_id: UUID) -> str:
@@ -138,17 +126,17 @@ class Runner:
             broken = RetryableError(
                 f"The job could not be prepared ({type(error).__name__}).", code="internal_error"
             )
-            return await self._record(
+            return await self._recorder.record(
                 flight, outcomes.after_error(flight.job, broken, Served(), self._backoff)
             )
         if self._flights.draining:
-            return await self._record(flight, outcomes.given_back(flight.job))
-        if not await self._may_call(flight, prepared.estimate):
+            return await self._recorder.record(flight, outcomes.given_back(flight.job))
+        if not await self._may_call(flight, prepared.account.estimate):
             return await self._give_back(flight)
         await checkpoint("sent", row.id)
         ending, images = await self._call(flight, prepared)
         await checkpoint("answered", row.id)
-        what = await self._record(flight, ending, prepared.project_id, images)
+        what = await self._recorder.record(flight, ending, prepared.project_id, images)
         await checkpoint("recorded", row.id)
         log.info(
             "job %s attempt %d: %s after %.2f s (%s)",
@@ -168,7 +156,7 @@ class Runner:
 
     async def _patiently(self, work: Callable[[], Awaitable[Result]], *, until: float = math.inf) -> Result:
         """Does what needs the database; while that is away, again, until a monotonic time or the process's end."""
-        delay, longest = _RETRY_SECONDS
+        delay, longest = RETRY_SECONDS
         while True:
             try:
                 return await work()
@@ -183,20 +171,21 @@ class Runner:
         kind, model = KINDS[row.kind], catalog()[row.model]
         images = await self._load_inputs(row.id) if kind.queue == "image" else []
         request = kind.to_request(row.input, images)
+        driver = self._drivers.get(model)
         return Prepared(
             project_id=row.project_id,
             kind=row.kind,
             stored=row.input,
             model=model,
             request=request,
-            driver=self._drivers.get(model),
+            driver=driver,
             timeout=row.timeout_seconds,
-            estimate=estimate(model, request, datetime.now(UTC)),
+            account=Account(model, driver.provider, estimate(model, request, datetime.now(UTC))),
             gated=row.gated,
         )
 
     async def _load_inputs(self, job_id: UUID) -> list[ImageBytes]:
-        async with self._picture_transaction() as db:
+        async with self._recorder.picture_transaction() as db:
             return [
                 ImageBytes(
                     await storage.read_all(db, image.id),
@@ -219,10 +208,10 @@ class Runner:
     async def _give_back(self, flight: Flight) -> str:
         """The provider was not called."""
         if flight.cancelled:
-            return await self._record(
+            return await self._recorder.record(
                 flight, outcomes.after_cancel(flight.job, Served(), provider_called=False)
             )
-        return "no longer ours"
+        return NOT_OURS
 
     async def _call(self, flight: Flight, prepared: Prepared) -> tuple[dict[str, Any], Sequence[ImageBytes]]:
         """Calls the provider; answers how the attempt ends and the pictures that came."""
@@ -235,17 +224,19 @@ class Runner:
         except asyncio.CancelledError:
             if not (flight.cancelled or flight.fenced):
                 raise
-            served = self._served(prepared, cost_usd=prepared.estimate)
+            served = prepared.account.of_aborted_call()
             return outcomes.after_cancel(flight.job, served, provider_called=True), ()
         except ProviderError as error:
             # First the gate, then the job: it must not be released through a gate that is still open.
-            await self._gates.went_wrong(prepared.model.alias, error, gated=prepared.gated)
+            await self._gates.went_wrong(
+                prepared.model, error, patience=prepared.timeout, gated=prepared.gated
+            )
             return outcomes.after_error(
-                flight.job, error, self._served_by_error(prepared, error), self._backoff
+                flight.job, error, prepared.account.of_error(error), self._backoff
             ), ()
         finally:
             flight.call = None
-        await self._gates.went_well(prepared.model.alias, gated=prepared.gated)
+        await self._gates.answered(prepared.model.alias, gated=prepared.gated)
         return await self._ending(flight.job, prepared, generation)
 
     async def _generate(self, prepared: Prepared, call: Call) -> Generation:
@@ -267,7 +258,7 @@ class Runner:
         self, job: Claimed, prepared: Prepared, generation: Generation
     ) -> tuple[dict[str, Any], Sequence[ImageBytes]]:
         """The row of a success; of a failure where nothing can be made of the answer (JSON a thousand levels deep)."""
-        served = self._served_by(prepared, generation)
+        served = prepared.account.of_answer(generation)
         # Some megabytes take long enough to hash that other jobs would notice.
         digests = await asyncio.to_thread(_digests, generation.images) if generation.images else []
         stored = [
@@ -280,109 +271,6 @@ class Runner:
             log.exception("job %s attempt %d: nothing can be made of the answer", job.job_id, job.number)
             return outcomes.not_storable(outcomes.succeeded(job, {}, served), type(error).__name__), ()
         return outcomes.succeeded(job, result, served), generation.images
-
-    def _served_by(self, prepared: Prepared, generation: Generation) -> Served:
-        price = _price(prepared, generation)
-        return Served(
-            provider=SIMULATOR if generation.simulated else prepared.driver.provider,
-            upstream_model=prepared.model.upstream,
-            model_version=generation.model_version,
-            upstream_request_id=generation.upstream_request_id,
-            usage=generation.usage.as_json(),
-            cost=price,
-        )
-
-    def _served_by_error(self, prepared: Prepared, error: ProviderError) -> Served:
-        usage = error.usage
-        if usage is not None:
-            spent = cost(prepared.model, usage, datetime.now(UTC))
-        else:
-            spent = prepared.estimate if error.billed is None else Decimal(0)
-        return Served(
-            provider=SIMULATOR if error.simulated else prepared.driver.provider,
-            upstream_model=prepared.model.upstream,
-            model_version=error.model_version,
-            upstream_request_id=error.upstream_request_id,
-            usage=usage.as_json() if usage else None,
-            cost=spent,
-        )
-
-    def _served(self, prepared: Prepared, *, cost_usd: Decimal) -> Served:
-        return Served(
-            provider=prepared.driver.provider, upstream_model=prepared.model.upstream, cost=cost_usd
-        )
-
-    async def _record(
-        self,
-        flight: Flight,
-        row: dict[str, Any],
-        project_id: UUID | None = None,
-        images: Sequence[ImageBytes] = (),
-    ) -> str:
-        """Writes the ending. While the database is away the answer is held, as long as it may still be written.
-
-        A result that the database refuses ends the job as failed: left alone, it would be paid for again
-        and again, until its attempts are used up.
-        """
-        delay, longest = _RETRY_SECONDS
-        while not flight.fenced:
-            try:
-                if images and project_id is not None:
-                    state = await self._record_with_images(row, project_id, images)
-                else:
-                    state = await self._records(row)
-            except Exception as error:
-                if not is_unavailable(error) and row["result"] is not None:
-                    log.exception("job %s: its result cannot be stored", row["job_id"])
-                    row, images = outcomes.not_storable(row, type(error).__name__), ()
-                    continue
-                if not is_unavailable(error) or time.monotonic() > flight.deadline:
-                    raise
-                log.warning(
-                    "job %s: its ending waits for the database (%s)", row["job_id"], type(error).__name__
-                )
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, longest)
-            else:
-                return state or "no longer ours"
-        return "no longer ours"
-
-    async def _record_with_images(
-        self, row: dict[str, Any], project_id: UUID, images: Sequence[ImageBytes]
-    ) -> str | None:
-        """Pictures and ending in one transaction: both or neither.
-
-        The ending comes last: its row lock would hold up renewals while a large picture is written.
-        """
-        try:
-            async with self._picture_transaction() as db:
-                for position, (image, entry) in enumerate(zip(images, row["result"]["images"], strict=True)):
-                    await artifacts.insert(
-                        db,
-                        artifact_id=UUID(entry["artifact_id"]),
-                        project_id=project_id,
-                        job_id=row["job_id"],
-                        role="output",
-                        position=position,
-                        media_type=image.media_type,
-                        data=image.data,
-                        digest=bytes.fromhex(entry["sha256"]),
-                        width=image.width,
-                        height=image.height,
-                    )
-                await checkpoint("artifacts", row["job_id"])
-                finished = (await queries.finish(db, [row])).get(row["job_id"])
-                if finished is None:
-                    raise _FencedOut
-        except _FencedOut:
-            return None
-        return str(finished.state)
-
-    @asynccontextmanager
-    async def _picture_transaction(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction in which pictures are read or written; few at once, so others find connections."""
-        async with self._picture_slots, self._database.transaction() as db:
-            yield db
 
     async def _claim_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
         unique = list(dict.fromkeys(ids))
@@ -397,20 +285,6 @@ class Runner:
         async with self._database.transaction() as db:
             sent = await queries.mark_sent(db, rows)
         return [row["job_id"] in sent for row in rows]
-
-    async def _record_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[str | None]:
-        async with self._database.transaction() as db:
-            finished = await queries.finish(db, rows)
-        return [finished[row["job_id"]].state if row["job_id"] in finished else None for row in rows]
-
-
-def _price(prepared: Prepared, generation: Generation) -> Decimal:
-    """The provider's own figure, else the catalogue's; an answer without usage was not free: it is estimated."""
-    if generation.cost_usd is not None:
-        return generation.cost_usd
-    if generation.usage == Usage():
-        return prepared.estimate
-    return cost(prepared.model, generation.usage, datetime.now(UTC))
 
 
 def _digests(images: Sequence[ImageBytes]) -> list[str]:

@@ -45,6 +45,10 @@ def settings(make_settings: SettingsFactory, simulator: RunningSimulator) -> Set
     )
 
 
+#: Calls that one worker has under way at most.
+SLOTS = 10
+
+
 class Pump:
     """What broker and beat do for workers, without a broker: rings go straight to one of them in turn."""
 
@@ -52,6 +56,7 @@ class Pump:
         self._workers = workers
         self._running: set[asyncio.Task[str]] = set()
         self._turn = 0
+        self._slots = [asyncio.Semaphore(SLOTS) for _ in workers]
         doorbell = Doorbell(settings)
         doorbell.ring_all = self._ring_all  # type: ignore[method-assign,assignment]
         self._maintenance = Maintenance(database, settings, doorbell)
@@ -68,10 +73,14 @@ class Pump:
     async def _ring_all(self, jobs: list[tuple[UUID, str]]) -> list[UUID]:
         for job_id, _ in jobs:
             self._turn += 1
-            task = asyncio.create_task(self._workers[self._turn % len(self._workers)].run(job_id))
+            task = asyncio.create_task(self._run(self._turn % len(self._workers), job_id))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         return []
+
+    async def _run(self, worker: int, job_id: UUID) -> str:
+        async with self._slots[worker]:
+            return await self._workers[worker].run(job_id)
 
 
 async def _count(database: Database, where: str) -> int:
@@ -131,8 +140,8 @@ async def test_a_storm_against_an_unknown_limit_finishes_with_few_refused_calls(
         await Pump(database, settings, made).until_all_final(database, timeout=60)
     assert await _count(database, "state = 'succeeded'") == 120
     refused = simulator.calls()["total"] - 120
-    # The first wave learns of the limit together; after that, a pause is tried with one call.
-    assert refused <= 120 + 30, refused
+    # One wave of calls learns of the limit together; after that, only probes meet a window that is still full.
+    assert refused <= 3 * SLOTS + 10, refused
     assert await _count(database, "attempt - snoozes <> 1") == 0, "a refused call uses up no attempt"
 
 
@@ -177,5 +186,31 @@ async def test_a_provider_that_is_down_is_probed_not_stormed(
         simulator.configure(fault_rates={})
         await waiting
     assert await _count(database, "state = 'succeeded'") == 50
-    # 50 at once before anybody knew, then a probe each pause: 0.2, 0.4, 0.8, 1.6 s …
-    assert down <= 50 + 10, down
+    # One wave before anybody knew, then a probe each pause: 0.2, 0.4, 0.8, 1.6 s …
+    assert down <= 2 * SLOTS + 10, down
+
+
+async def test_answers_that_refuse_the_request_open_a_recovering_gate(
+    database: Database, settings: Settings, simulator: RunningSimulator, workers: Workers
+) -> None:
+    await _submit(database, 1, prompt="[[sim:fault=429;times=1]]")
+    await _submit(database, 30, prompt="[[sim:fault=safety]]")
+    async with workers() as worker:
+        pump = Pump(database, settings, [worker])
+        await pump.until_all_final(database, timeout=20)
+    async with database.transaction() as db:
+        allowance = (await db.execute(text("SELECT max(allowance) FROM model_gates"))).scalar_one()
+    assert allowance is None or allowance >= 8, "the provider answered every time: it is well"
+
+
+async def test_a_client_in_a_hurry_pauses_nobody(
+    database: Database, settings: Settings, simulator: RunningSimulator, workers: Workers
+) -> None:
+    await _submit(database, 4, prompt="[[sim:latency=5]]")
+    async with database.transaction() as db:
+        await db.execute(text("UPDATE jobs SET timeout_seconds = 0.2, max_attempts = 1"))
+    async with workers() as worker:
+        await Pump(database, settings, [worker]).until_all_final(database, timeout=20)
+    assert await _count(database, "state = 'failed'") == 4
+    async with database.transaction() as db:
+        assert (await db.execute(text("SELECT count(*) FROM model_gates"))).scalar_one() == 0

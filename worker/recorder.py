@@ -1,0 +1,121 @@
+"""Recording how an attempt ended: the row, and the pictures that came with it, in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.artifacts import queries as artifacts
+from shared.checkpoints import checkpoint
+from shared.coalesce import Coalescer
+from shared.config import Settings
+from shared.db import Database, is_unavailable
+from shared.jobs import outcomes, queries
+from shared.providers.base import ImageBytes
+from worker.flights import Flight
+
+log = logging.getLogger(__name__)
+
+#: Between tries while the database is away: the first pause and the longest.
+RETRY_SECONDS = (0.1, 2.0)
+NOT_OURS = "no longer ours"
+
+
+class _FencedOut(Exception):
+    """Another attempt has taken over: the transaction is rolled back, pictures and all."""
+
+
+class Recorder:
+    """Writes endings; those of concurrent jobs share statements."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        # Pictures take a connection each: half of them stay free for renewals, claims and records.
+        self._picture_slots = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
+        self._records: Coalescer[dict[str, Any], str | None] = Coalescer(
+            self._record_batch, lanes=2, is_shared_fault=is_unavailable
+        )
+
+    @asynccontextmanager
+    async def picture_transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction in which pictures are read or written; few at once, so others find connections."""
+        async with self._picture_slots, self._database.transaction() as db:
+            yield db
+
+    async def record(
+        self,
+        flight: Flight,
+        row: dict[str, Any],
+        project_id: UUID | None = None,
+        images: Sequence[ImageBytes] = (),
+    ) -> str:
+        """Writes the ending. While the database is away the answer is held, as long as it may still be written.
+
+        A result that the database refuses ends the job as failed: left alone, it would be paid for again
+        and again, until its attempts are used up.
+        """
+        delay, longest = RETRY_SECONDS
+        while not flight.fenced:
+            try:
+                if images and project_id is not None:
+                    state = await self._record_with_images(row, project_id, images)
+                else:
+                    state = await self._records(row)
+            except Exception as error:
+                if not is_unavailable(error) and row["result"] is not None:
+                    log.exception("job %s: its result cannot be stored", row["job_id"])
+                    row, images = outcomes.not_storable(row, type(error).__name__), ()
+                    continue
+                if not is_unavailable(error) or time.monotonic() > flight.deadline:
+                    raise
+                log.warning(
+                    "job %s: its ending waits for the database (%s)", row["job_id"], type(error).__name__
+                )
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, longest)
+            else:
+                return state or NOT_OURS
+        return NOT_OURS
+
+    async def _record_with_images(
+        self, row: dict[str, Any], project_id: UUID, images: Sequence[ImageBytes]
+    ) -> str | None:
+        """Pictures and ending in one transaction: both or neither.
+
+        The ending comes last: its row lock would hold up renewals while a large picture is written.
+        """
+        try:
+            async with self.picture_transaction() as db:
+                for position, (image, entry) in enumerate(zip(images, row["result"]["images"], strict=True)):
+                    await artifacts.insert(
+                        db,
+                        artifact_id=UUID(entry["artifact_id"]),
+                        project_id=project_id,
+                        job_id=row["job_id"],
+                        role="output",
+                        position=position,
+                        media_type=image.media_type,
+                        data=image.data,
+                        digest=bytes.fromhex(entry["sha256"]),
+                        width=image.width,
+                        height=image.height,
+                    )
+                await checkpoint("artifacts", row["job_id"])
+                finished = (await queries.finish(db, [row])).get(row["job_id"])
+                if finished is None:
+                    raise _FencedOut
+        except _FencedOut:
+            return None
+        return str(finished.state)
+
+    async def _record_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[str | None]:
+        async with self._database.transaction() as db:
+            finished = await queries.finish(db, rows)
+        return [finished[row["job_id"]].state if row["job_id"] in finished else None for row in rows]
