@@ -13,21 +13,27 @@ from kombu.transport import TRANSPORT_ALIASES, redis
 
 log = logging.getLogger(__name__)
 
-#: What reading garbage raises; the broker's own errors are others, and go through.
-_MAKES_NO_SENSE = (ValueError, TypeError, KeyError, AttributeError)
+#: What a message of the wrong shape raises where it is handed on.
+_WRONG_SHAPE = (ValueError, TypeError, KeyError, AttributeError)
 
 
 class Channel(redis.Channel):
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)
-        except _MAKES_NO_SENSE as error:
-            log.exception("a message that makes no sense was dropped (%s)", type(error).__name__)
+        except ValueError:  # no JSON, or no UTF-8; whatever else is wrong is the connection's and goes through
+            log.exception("a message that is not JSON was dropped")
             return True
 
 
 class Transport(redis.Transport):
     Channel = Channel
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        try:
+            super()._deliver(message, queue)
+        except _WRONG_SHAPE:
+            log.exception("%s: a message that makes no sense was dropped", queue)
 
 
 def install() -> None:
