@@ -38,6 +38,7 @@ class Options:
         port: the API's; None takes 8000 or the next free one.
         external: PostgreSQL and Redis are somewhere else, as DATABASE_URL and REDIS_URL say.
         simulator_only: nobody calls a provider, whatever keys there are.
+        settings: by their names in the environment; they win over that and .env.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Options:
     flower: bool = True
     external: bool = False
     simulator_only: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -215,7 +217,7 @@ class Stack:
             environment["SIMULATOR_URL"] = self.simulator_url
         if self.simulator_url and self.options.simulator_only:
             environment |= _no_provider(self.simulator_url)
-        return environment
+        return environment | dict(self.options.settings)
 
 
 @contextmanager

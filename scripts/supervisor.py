@@ -86,6 +86,11 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         return {entry.server.name: entry.server.pid for entry in self._running if entry.server.alive}
 
+    @property
+    def servers(self) -> dict[str, Server]:
+        """By name, also those that are being started again."""
+        return {entry.server.name: entry.server for entry in self._running}
+
     def start(self, *servers: Server) -> None:
         """Start them at the same time and return when all are ready. They are stopped at the same time, too."""
         self.launch(*servers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -91,42 +90,23 @@ class Part(ABC):
     def kill(self) -> None:
         """SIGKILL for it and all it has started; returns when they are gone."""
         if self.alive:
-            family = self._family()
-            for pid in family:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            process.signal_all(process.family(self.pid), signal.SIGKILL)
         process.kill_group(self.process)
         self._guardian.forget(self.pid)
         self._frozen = []
 
     def freeze(self) -> None:
         """SIGSTOP for it and its children."""
-        self._frozen = self._family()
-        for pid in self._frozen:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
+        self._frozen = process.family(self.pid)
+        process.signal_all(self._frozen, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        for pid in reversed(self._frozen):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        process.signal_all(self._frozen[::-1], signal.SIGCONT)
         self._frozen = []
 
     @property
     def frozen(self) -> bool:
         return bool(self._frozen)
-
-    def _family(self) -> list[int]:
-        """Its pid and those of all descendants: PostgreSQL's children are in groups of their own."""
-        children: dict[int, list[int]] = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                parent = int(stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(stat.parent.name))
-        family = [self.pid]
-        for pid in family:
-            family += children.get(pid, [])
-        return family
 
 
 class Program(Part):
