@@ -1,0 +1,134 @@
+"""Whether a soak went well: invariant I, bills, connections and growth, each as a line of a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import httpx
+
+from scripts.invariant import Facts, gather, violations
+from scripts.soaking.load import Told
+from scripts.soaking.measure import LONG_ENOUGH, Connections, Life
+
+#: MiB a minute. A process needs some minutes to come to its working size.
+_SLOPE_AT_MOST, _WARM_AFTER, _SLOPE_WHILE_WARMING = 2.0, 300.0, 10.0
+_THREADS_MORE_AT_MOST, _FILES_MORE_AT_MOST = 2, 10
+#: The servers and the simulator are not ours to judge, or no part of the product.
+_NOT_JUDGED = {"simulator", "postgres", "valkey"}
+#: An attempt that ended so may have been paid for without having brought the job to its end.
+_EXPLAINS_A_BILL = {"unknown", "failed", "cancelled"}
+
+
+@dataclass
+class Verdict:
+    """``wrong`` is empty where all went well; ``figures`` is for the report."""
+
+    wrong: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def require(self, what: bool, otherwise: str) -> None:
+        if not what:
+            self.wrong.append(otherwise)
+
+
+def judge_jobs(verdict: Verdict, database_url: str, simulator_url: str, told: Mapping[str, Told]) -> None:
+    """Jobs, calls, bills, artifacts, and what clients were told."""
+    counted = httpx.get(f"{simulator_url}/sim/calls", trust_env=False, timeout=60).json()
+    facts = gather(database_url, counted["by_job"], told)
+    verdict.require(bool(facts.told), "no job was accepted")
+    verdict.require(counted["forgotten_jobs"] == 0, "the simulator forgot jobs: its counters prove nothing")
+    verdict.wrong += violations(facts)
+    outcomes = Counter(str(row["outcome"]) for rows in facts.attempts.values() for row in rows)
+    verdict.figures["jobs"] = {
+        "accepted": len(facts.told),
+        "in the database": len(facts.jobs),
+        "by state": dict(Counter(str(job["state"]) for job in facts.jobs.values())),
+        "by error": dict(
+            Counter(job["error"]["code"] for job in facts.jobs.values() if job["state"] == "failed")
+        ),
+    }
+    verdict.figures["attempts"] = {"all": outcomes.total(), "by outcome": dict(outcomes)}
+    verdict.figures["artifacts"] = {
+        "of jobs": sum(map(len, facts.artifacts.values())),
+        "bytes without one": facts.stray_bytes,
+        "without their bytes": facts.bare_artifacts,
+    }
+    verdict.figures["calls"] = {"made": facts.made, **_bills(verdict, facts, counted["billed_by_job"])}
+
+
+def _bills(verdict: Verdict, facts: Facts, billed: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """Every bill but a job's one useful one must belong to an attempt that says why it came to nothing."""
+    sent = sum(row["sent_at"] is not None for rows in facts.attempts.values() for row in rows)
+    extra: Counter[str] = Counter()
+    unexplained = 0
+    for job_id, by_attempt in billed.items():
+        outcomes = {str(row["number"]): row["outcome"] for row in facts.attempts.get(job_id, [])}
+        wasted = [outcomes.get(number) for number in by_attempt if outcomes.get(number) != "succeeded"]
+        extra.update(str(outcome) for outcome in wasted)
+        odd = [outcome for outcome in wasted if outcome not in _EXPLAINS_A_BILL]
+        twice = [number for number, times in by_attempt.items() if times > 1]
+        unexplained += len(odd) + len(twice)
+        if odd or twice:
+            verdict.wrong.append(
+                f"{job_id}: was billed for attempts {dict(by_attempt)}, which are {outcomes}"
+            )
+    total = sum(sum(by_attempt.values()) for by_attempt in billed.values())
+    verdict.require(total <= sent, f"{total} calls were billed, and only {sent} attempts were noted as sent")
+    return {
+        "attempts noted as sent": sent,
+        "billed": total,
+        "jobs billed": len(billed),
+        "billed without success, by outcome": dict(extra),
+        "unexplained": unexplained,
+    }
+
+
+def judge_connections(verdict: Verdict, start: Connections, end: Connections, pool_size: int) -> None:
+    """Pools keep what they have opened, up to their size; more than that, or an open transaction, is a leak."""
+    for name, count in end.by_application.items():
+        verdict.require(
+            count <= max(pool_size, start.by_application.get(name, 0)),
+            f"{name} ends with {count} connections, its pool has {pool_size}",
+        )
+    strangers = set(end.by_application) - set(start.by_application)
+    verdict.require(not strangers, f"connections of {strangers} were not there at the start")
+    verdict.require(
+        end.in_transaction == 0, f"{end.in_transaction} connections sit in a transaction at the end"
+    )
+    verdict.figures["connections"] = {"start": asdict(start), "end": asdict(end)}
+
+
+def judge_growth(verdict: Verdict, lives: Sequence[Life]) -> None:
+    """The longest life of each process."""
+    figures = verdict.figures["processes"] = {}
+    for life in lives:
+        if not life.samples:
+            continue
+        slope = life.slope()
+        threads = life.floor_rise(lambda sample: sample.threads)
+        opened = life.floor_rise(lambda sample: sample.files)
+        figures[life.name] = {
+            "lived": round(life.seconds),
+            "rss first": round(life.samples[0].rss),
+            "rss middle": round(life.second_half[0].rss),
+            "rss last": round(life.samples[-1].rss),
+            "rss most": round(max(sample.rss for sample in life.samples)),
+            "slope": round(slope, 2),
+            "threads last": life.samples[-1].threads,
+            "threads rise": int(threads),
+            "files last": life.samples[-1].files,
+            "files rise": int(opened),
+        }
+        if life.name in _NOT_JUDGED or life.seconds < LONG_ENOUGH:
+            continue
+        most = _SLOPE_AT_MOST if life.seconds >= _WARM_AFTER else _SLOPE_WHILE_WARMING
+        verdict.require(slope <= most, f"{life.name} grows by {slope:.1f} MiB a minute (at most {most:.0f})")
+        verdict.require(
+            threads <= _THREADS_MORE_AT_MOST, f"{life.name} has {threads:.0f} threads more than before"
+        )
+        verdict.require(
+            opened <= _FILES_MORE_AT_MOST, f"{life.name} has {opened:.0f} open files more than before"
+        )

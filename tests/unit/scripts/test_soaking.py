@@ -1,0 +1,111 @@
+"""The soak test's judgement: it must see a leak and a bill without a reason, and nothing else."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import pytest
+
+from scripts.invariant import Facts, violations
+from scripts.soaking import verdict
+from scripts.soaking.load import Told
+from scripts.soaking.measure import Connections, Life, Sample
+from scripts.soaking.verdict import Verdict
+
+
+def life(minutes: float, *, slope: float = 0.0, files_leaked: float = 0.0, name: str = "worker-1") -> Life:
+    """A process that warms up by 30 MiB within a minute, under a load that comes and goes."""
+    random = Random(1)
+    samples = [
+        Sample(
+            at=second,
+            rss=120 + min(second / 2, 30) + slope * second / 60 + random.uniform(0, 4),
+            threads=10,
+            files=int(20 + random.choice([0, 15, 40]) + files_leaked * second / 60),
+        )
+        for second in range(0, int(minutes * 60), 3)
+    ]
+    return Life(name, 1, samples)
+
+
+@pytest.mark.parametrize("minutes", [4, 20])
+def test_what_warms_up_and_stays_is_no_leak(minutes: float) -> None:
+    found = Verdict()
+    verdict.judge_growth(found, [life(minutes)])
+    assert found.wrong == []
+    assert found.figures["processes"]["worker-1"]["lived"] == minutes * 60 - 3
+
+
+def test_a_slow_leak_of_memory_is_seen() -> None:
+    found = Verdict()
+    verdict.judge_growth(found, [life(20, slope=3)])
+    assert [problem.partition(" by ")[0] for problem in found.wrong] == ["worker-1 grows"]
+
+
+def test_a_slow_leak_of_files_is_seen_through_the_bursts() -> None:
+    found = Verdict()
+    verdict.judge_growth(found, [life(20, files_leaked=3)])
+    assert len(found.wrong) == 1
+    assert "open files more" in found.wrong[0]
+
+
+def test_the_simulator_and_the_short_lived_are_not_judged() -> None:
+    found = Verdict()
+    verdict.judge_growth(found, [life(20, slope=50, name="simulator"), life(0.5, slope=50)])
+    assert found.wrong == []
+    assert set(found.figures["processes"]) == {"simulator", "worker-1"}
+
+
+def test_connections_may_fill_their_pool_and_no_more() -> None:
+    start, found = Connections({"api": 1, "beat": 1}, 0), Verdict()
+    verdict.judge_connections(found, start, Connections({"api": 10, "beat": 1}, 0), 10)
+    assert found.wrong == []
+    verdict.judge_connections(found, start, Connections({"api": 11, "beat": 1, "nobody": 1}, 2), 10)
+    assert len(found.wrong) == 3
+
+
+def facts(**attempts: list[dict[str, Any]]) -> Facts:
+    jobs = {
+        job_id: {"id": job_id, "state": rows[-1]["outcome"], "attempt": len(rows)}
+        for job_id, rows in attempts.items()
+    }
+    return Facts(jobs, attempts, {}, {}, 0, 0, {}, {})
+
+
+def attempt(number: int, outcome: str, *, sent: bool = True) -> dict[str, Any]:
+    return {"number": number, "outcome": outcome, "sent_at": 1 if sent else None, "cost_usd": Decimal(0)}
+
+
+@pytest.mark.parametrize("first", ["unknown", "failed"])
+def test_a_second_bill_after_an_attempt_that_came_to_nothing_is_explained(first: str) -> None:
+    found = Verdict()
+    bills = verdict._bills(
+        found, facts(a=[attempt(1, first), attempt(2, "succeeded")]), {"a": {"1": 1, "2": 1}}
+    )
+    assert found.wrong == []
+    assert (bills["billed"], bills["unexplained"]) == (2, 0)
+    assert bills["billed without success, by outcome"] == {first: 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "billed"),
+    [
+        ([attempt(1, "lost", sent=False), attempt(2, "succeeded")], {"1": 1, "2": 1}),
+        ([attempt(1, "succeeded")], {"1": 2}),
+        ([attempt(1, "succeeded")], {"1": 1, "2": 1}),
+    ],
+    ids=["lost before the call", "one attempt, two bills", "an attempt that nobody knows"],
+)
+def test_a_bill_without_a_reason_is_wrong(rows: list[dict[str, Any]], billed: dict[str, int]) -> None:
+    found = Verdict()
+    bills = verdict._bills(found, facts(a=rows), {"a": billed})
+    assert bills["unexplained"] == 1
+    assert found.wrong
+
+
+def test_an_accepted_job_that_is_gone_is_a_violation() -> None:
+    gone = facts()
+    gone.told = {"a": Told(0.0)}
+    assert violations(gone) == ["a: was accepted and is not in the database"]
