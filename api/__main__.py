@@ -5,26 +5,16 @@ from __future__ import annotations
 import sys
 
 import uvicorn
-from pydantic import ValidationError
 
 from api.protocol import LimitedProtocol
-from shared.config import get_settings
+from shared.config import settings_or_exit
 
 #: How long requests under way may take after SIGTERM.
 GRACE_SECONDS = 20
 
 
 def main() -> int:
-    try:
-        settings = get_settings()
-    except ValidationError as error:
-        for part in error.errors(include_url=False, include_input=False):
-            name = str(part["loc"][0]).upper() if part["loc"] else "Settings"
-            print(f"{name}: {part['msg'].removeprefix('Value error, ')}", file=sys.stderr)
-        print(
-            "Not started: set these in the environment or in .env; .env.example lists all.", file=sys.stderr
-        )
-        return 2
+    settings = settings_or_exit()
     uvicorn.run(
         "api.app:from_environment",
         factory=True,

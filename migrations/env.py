@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection, create_engine, pool, text
 
-from shared.config import get_settings
+from shared.config import settings_or_exit
 from shared.models import Base
 
 #: A migration that cannot get its lock fails and can be run again; one that waits would stop every query behind it.
@@ -29,7 +29,7 @@ def run_online() -> None:
         return
     options = f"-c lock_timeout={LOCK_TIMEOUT} -c statement_timeout={STATEMENT_TIMEOUT} -c timezone=UTC"
     engine = create_engine(
-        get_settings().sqlalchemy_url, poolclass=pool.NullPool, connect_args={"options": options}
+        settings_or_exit().sqlalchemy_url, poolclass=pool.NullPool, connect_args={"options": options}
     )
     with engine.connect() as connection:
         connection.execute(text("SET lock_timeout = 0"))

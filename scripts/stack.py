@@ -18,7 +18,7 @@ from scripts.program import Program, answers, listens
 from scripts.supervisor import StartError, Supervisor
 from scripts.terminal import Terminal
 from shared.access.keys import new_key, prefix_of
-from shared.config import SIMULATOR_KEY, Settings
+from shared.config import SIMULATOR_KEY, Settings, problems
 
 API_PORT = 8000
 FLOWER_PORT = 5555
@@ -269,12 +269,11 @@ def _no_provider(simulator_url: str) -> dict[str, str]:
 
 
 def _explain(error: ValidationError, *, external: bool) -> str:
-    problems = [(str(part["loc"][0]).upper() if part["loc"] else "", part) for part in error.errors()]
-    missing = [name for name, part in problems if part["type"] == "missing"]
+    missing = [str(part["loc"][0]).upper() for part in error.errors() if part["type"] == "missing"]
     if missing and external:
         return (
             f"--external needs DATABASE_URL and REDIS_URL, in the environment or in .env; "
             f"missing: {', '.join(missing)}.\nWithout --external, PostgreSQL and Valkey are started for you."
         )
-    lines = [f"  {name}: {part['msg']}" for name, part in problems]
+    lines = [f"  {line}" for line in problems(error)]
     return "\n".join(["these settings (environment, .env) do not work; .env.example explains each:", *lines])

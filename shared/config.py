@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GOOGLE_BASE_URL = "https://generativelanguage.googleapis.com"
@@ -36,8 +37,10 @@ class Settings(BaseSettings):
         pydantic.ValidationError: a value is malformed, or a development secret stands in production.
     """
 
-    # An empty variable counts as unset: compose passes unset ones on as "".
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True)
+    # An empty variable counts as unset: compose passes unset ones on as "". An error never shows what was given.
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
 
     environment: Environment = Environment.DEVELOPMENT
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -138,6 +141,12 @@ class Settings(BaseSettings):
             raise ValueError("must be an http:// or https:// address")
         return url.rstrip("/")
 
+    @field_validator("gemini_api_key", "nano_banana_api_key")
+    @classmethod
+    def _blank_is_no_key(cls, key: SecretStr | None) -> SecretStr | None:
+        text = key.get_secret_value().strip() if key else ""
+        return SecretStr(text) if text else None
+
     @field_validator("model_limits")
     @classmethod
     def _limits(cls, text: str) -> str:
@@ -164,6 +173,11 @@ class Settings(BaseSettings):
             )
         if not self.simulator_url and not self.gemini_api_key:
             raise ValueError("GEMINI_API_KEY is missing: every text job would fail")
+        if not self.simulator_url and self.nano_banana_api == "gateway" and not self.nano_banana_api_key:
+            raise ValueError(
+                "NANO_BANANA_API_KEY is missing, and a gateway is never sent Gemini's: every image job would "
+                "fail. Set it, or NANO_BANANA_API=google"
+            )
         return self
 
     @model_validator(mode="after")
@@ -212,3 +226,27 @@ def parse_limits(text: str) -> dict[str, tuple[int | None, int | None]]:
 def get_settings() -> Settings:
     """The process's settings, read once."""
     return Settings()
+
+
+def problems(error: ValidationError) -> list[str]:
+    """What is wrong with settings, a line each, such as ``API_PORT: Input should be …``; no value is shown."""
+    return [
+        "".join(f"{str(name).upper()}: " for name in part["loc"][:1])
+        + part["msg"].removeprefix("Value error, ")
+        for part in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+
+
+def settings_or_exit() -> Settings:
+    """The process's settings, for where a process begins: ones that are wrong end it with code 2 and the reasons."""
+    try:
+        return get_settings()
+    except ValidationError as error:
+        refuse(problems(error))
+
+
+def refuse(reasons: list[str]) -> NoReturn:
+    """Ends a process that cannot run with its settings."""
+    lines = [*reasons, "Not started: set these in the environment or in .env; .env.example lists all."]
+    print("\n".join(lines), file=sys.stderr)
+    raise SystemExit(2)

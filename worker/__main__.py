@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from pydantic import ValidationError
-
-from shared.config import get_settings
+from shared.config import refuse
 from shared.queue import ALL_QUEUES
+from worker.settings import checked_settings
 
 
 def main() -> int:
-    try:
-        settings = get_settings()
-    except ValidationError as error:
-        print(f"The settings are wrong:\n{error}\nSee .env.example.", file=sys.stderr)
-        return 2
+    settings = checked_settings()
     queues = [name.strip() for name in settings.worker_queues.split(",") if name.strip()] or list(ALL_QUEUES)
     unknown = sorted(set(queues) - set(ALL_QUEUES))
     if unknown:
-        print(
-            f"WORKER_QUEUES names {', '.join(unknown)}; there are: {', '.join(ALL_QUEUES)}", file=sys.stderr
-        )
-        return 2
+        refuse([f"WORKER_QUEUES: names {', '.join(unknown)}; there are: {', '.join(ALL_QUEUES)}"])
     from worker.app import app
 
     name = settings.worker_name or "worker"

@@ -10,14 +10,15 @@ from typing import Any
 from celery import bootsteps, signals
 from celery.utils.log import get_logger
 
-from shared.config import get_settings
 from shared.logging import setup_logging
 from shared.queue import make_celery
 from worker import transport
 from worker.runtime import Runtime
+from worker.settings import checked_settings
 
 transport.install()
-app = make_celery(get_settings())
+settings = checked_settings()
+app = make_celery(settings)
 app.conf.update(
     beat_scheduler="worker.beat:MaintenanceScheduler",
     beat_max_loop_interval=1,
@@ -62,7 +63,7 @@ app.steps["consumer"].add(ConsumerTicks)
 
 @signals.setup_logging.connect
 def _setup_logging(**_: Any) -> None:
-    setup_logging(get_settings())
+    setup_logging(settings)
     # One line a message would cost more than the message; the runner writes one line an attempt.
     for name in ("celery.worker.strategy", "celery.app.trace"):
         get_logger(name).setLevel("WARNING")
@@ -71,7 +72,7 @@ def _setup_logging(**_: Any) -> None:
 @signals.celeryd_after_setup.connect
 def _start_runtime(sender: str, instance: Any, **_: Any) -> None:
     queues = list(instance.app.amqp.queues.consume_from)
-    Runtime.start(get_settings(), name=sender, queues=queues)
+    Runtime.start(settings, name=sender, queues=queues)
 
 
 @signals.worker_shutting_down.connect

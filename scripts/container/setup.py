@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from shared.config import Settings
+from shared.config import Settings, problems
 
 FOLDER = Path("/run/plantain")
 FLOWER_USER = "plantain"
@@ -34,7 +34,7 @@ def main() -> int:
     try:
         prepare(FOLDER, print)
     except ValidationError as error:
-        lines = [f"  {_where(part['loc'])}{part['msg']}" for part in error.errors()]
+        lines = [f"  {line}" for line in problems(error)]
         print("\n".join(["these settings do not work; .env.example explains each:", *lines]), file=sys.stderr)
         return 1
     return 0
@@ -107,10 +107,6 @@ def _settings(written: dict[str, str]) -> Settings:
 
 def _is_true(text: str) -> bool:
     return text.strip().lower() in {"true", "t", "1", "yes", "y", "on"}
-
-
-def _where(location: tuple[int | str, ...]) -> str:
-    return f"{str(location[0]).upper()}: " if location else ""
 
 
 if __name__ == "__main__":

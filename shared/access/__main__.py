@@ -7,23 +7,17 @@ import asyncio
 import sys
 from datetime import UTC, datetime, timedelta
 
-from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared.access import queries, service
-from shared.config import Settings, get_settings
+from shared.config import Settings, settings_or_exit
 from shared.db import Database
 from shared.models.access import SCOPES
 
 
 def main() -> int:
     arguments = _parser().parse_args()
-    try:
-        settings = get_settings()
-    except ValidationError as error:
-        missing = ", ".join(str(part["loc"][0]).upper() for part in error.errors() if part["loc"])
-        print(f"Settings are missing or wrong: {missing or error}. See .env.example.", file=sys.stderr)
-        return 2
+    settings = settings_or_exit()
     return asyncio.run(_run(arguments, settings))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from shared.config import Environment, Settings
+from shared.config import Environment, Settings, problems
 from tests.conftest import ROOT, settings_of
 
 BASE: dict[str, Any] = {
@@ -26,6 +26,9 @@ def test_production_starts_with_secrets_of_its_own() -> None:
         ({"redis_url": "redis://redis:6379/0"}, "REDIS_URL has no password"),
         ({"simulator_url": "http://simulator:9000"}, "SIMULATOR_URL is set in production"),
         ({"gemini_api_key": None}, "GEMINI_API_KEY is missing"),
+        ({"gemini_api_key": " \t"}, "GEMINI_API_KEY is missing"),
+        ({"nano_banana_api": "gateway"}, "NANO_BANANA_API_KEY is missing"),
+        ({"nano_banana_api": "gateway", "nano_banana_api_key": " "}, "NANO_BANANA_API_KEY is missing"),
     ],
 )
 def test_production_refuses_what_is_for_development(change: dict[str, Any], says: str) -> None:
@@ -54,6 +57,21 @@ def test_passwords_are_never_shown() -> None:
     for text in (repr(settings), str(settings), str(settings.model_dump())):
         assert "s3cr3t" not in text
         assert "AIza" not in text
+
+
+def test_an_error_shows_no_value() -> None:
+    with pytest.raises(ValidationError) as error:
+        settings_of(**{**BASE, "nano_banana_api_key": "canaryfeather", "lease_seconds": 1})
+    shown = str(error.value) + "".join(problems(error.value))
+    assert "LEASE_SECONDS must be" in shown
+    assert "canaryfeather" not in shown
+    assert "s3cr3t" not in shown
+
+
+def test_blanks_around_a_key_are_dropped() -> None:
+    key = settings_of(**BASE, gemini_api_key=" AIza-something\n").gemini_api_key
+    assert key is not None
+    assert key.get_secret_value() == "AIza-something"
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
