@@ -7,11 +7,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from shared.jobs.outcomes import Served
-from shared.providers.base import Generation, ProviderError, Usage
+from shared.providers.base import SIMULATOR, Generation, ProviderError, Usage
 from shared.providers.catalog import ModelSpec
 from shared.providers.pricing import cost
-
-SIMULATOR = "simulator"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ class Channel(redis.Channel):
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)
-        except ValueError:  # no JSON, or no UTF-8; whatever else is wrong is the connection's and goes through
+        except ValueError:
+            # No JSON, or no UTF-8. Whatever else is wrong is the connection's, and goes through.
             log.exception("a message that is not JSON was dropped")
             return True
 

@@ -19,6 +19,9 @@ from uuid import UUID
 
 from shared.providers.catalog import ModelSpec
 
+#: The name of the provider that is none.
+SIMULATOR = "simulator"
+
 #: Why a permanent error is permanent. The API shows it as ``error.code``.
 PermanentReason = Literal[
     "invalid_request",
@@ -151,7 +154,7 @@ class Generation:
 class Driver(Protocol):
     """Speaks to one provider. One instance a process and event loop; safe for concurrent calls."""
 
-    #: The provider's name in jobs and attempts, such as ``google``.
+    #: The provider's name in jobs and attempts, such as ``google``; ``simulator`` where it is configured to answer.
     provider: str
 
     async def generate(self, request: Any, call: Call) -> Generation:

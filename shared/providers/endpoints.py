@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from shared.config import GATEWAY_BASE_URL, SIMULATOR_KEY, Settings
-from shared.providers.base import Call, Generation, PermanentError
+from shared.providers.base import SIMULATOR, Call, Generation, PermanentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,10 @@ class Endpoint:
 
     base_url: str
     key: str = field(repr=False)
+
+    def provider(self, name: str) -> str:
+        """Who answers here: the named provider, or the simulator, also where a call ends without any answer."""
+        return SIMULATOR if self.key == SIMULATOR_KEY else name
 
 
 class UnconfiguredError(Exception):

@@ -26,10 +26,9 @@ from shared.providers.transport import guarded, offload, open_client, ssl_contex
 class GeminiDriver:
     """Text generation; the deadline is ours and total, the SDK's own timeouts only back it up."""
 
-    provider = "google"
-
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self.provider = endpoint.provider("google")
         self._http = open_client(endpoint.base_url, wire.error_from)
         # Never used; given so that the SDK makes no client of its own.
         self._unused = httpx.Client(verify=ssl_context())

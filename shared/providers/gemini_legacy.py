@@ -51,10 +51,9 @@ class GeminiLegacyDriver:
         UnconfiguredError: the package is not installed.
     """
 
-    provider = "google"
-
     def __init__(self, endpoint: Endpoint, *, threads: int) -> None:
         self._endpoint = endpoint
+        self.provider = endpoint.provider("google")
         self._sdk = _load(endpoint)
         from google.generativeai.client import get_default_generative_client
 

@@ -73,10 +73,9 @@ _REASON_OF_STATUS: dict[int, PermanentReason] = {
 class NanoBananaGatewayDriver:
     """Image generation and editing through a gateway, which is told the catalogue's alias."""
 
-    provider = "gateway"
-
     def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
         self._endpoint = endpoint
+        self.provider = endpoint.provider("gateway")
         self._url = f"{endpoint.base_url}/{settings.nano_banana_gateway_path.strip('/')}"
         self._header = settings.nano_banana_gateway_auth_header
         self._scheme = settings.nano_banana_gateway_auth_scheme

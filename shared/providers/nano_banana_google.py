@@ -19,10 +19,9 @@ from shared.providers.transport import guarded, offload, open_client
 class NanoBananaGoogleDriver:
     """Image generation and editing; drafts that the model made while thinking are left out."""
 
-    provider = "google"
-
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self.provider = endpoint.provider("google")
         self._http = open_client(endpoint.base_url, wire.error_from)
 
     async def generate(self, request: Any, call: Call) -> Generation:

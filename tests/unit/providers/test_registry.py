@@ -52,6 +52,34 @@ def test_simulator_stands_in_without_a_key() -> None:
     assert (chosen.base_url, chosen.key) == ("http://127.0.0.1:1", "simulator")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"nano_banana_api": "gateway"},
+        {"gemini_sdk": "google-generativeai"},
+        # As scripts/up --simulator sets them.
+        {"gemini_api_key": "simulator", "gemini_base_url": "http://127.0.0.1:1"},
+    ],
+)
+async def test_what_the_simulator_is_configured_for_is_never_said_to_come_from_a_provider(
+    changes: dict[str, Any],
+) -> None:
+    if changes.get("gemini_sdk") == "google-generativeai":
+        pytest.importorskip("google.generativeai")
+    drivers = Drivers(settings(simulator_url="http://127.0.0.1:1", **changes))
+
+    assert {drivers.get(model).provider for model in catalog().values()} == {"simulator"}
+    await drivers.aclose()
+
+
+async def test_with_a_key_the_provider_has_its_own_name() -> None:
+    drivers = Drivers(settings(gemini_api_key=KEY, nano_banana_api="gateway", nano_banana_api_key=KEY))
+
+    assert {drivers.get(model).provider for model in catalog().values()} == {"google", "gateway"}
+    await drivers.aclose()
+
+
 def test_google_form_falls_back_to_geminis_key_and_address() -> None:
     chosen = endpoints.nano_banana_google(settings(gemini_api_key=KEY, gemini_base_url="https://proxy.test"))
 
