@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from shared.errors import Unavailable
@@ -65,7 +66,7 @@ class Coalescer(Generic[Item, Result]):
         self._waiting.append((item, future))
         if self._busy < self._lanes:
             self._busy += 1
-            task = asyncio.create_task(self._drain())
+            task = asyncio.create_task(self._drain(), context=Context())  # it works for many callers
             self._tasks.add(task)  # the loop itself keeps no strong reference
             task.add_done_callback(self._tasks.discard)
         return await future

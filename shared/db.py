@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -18,6 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.config import Settings
+from shared.outage import Outage
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -26,9 +30,13 @@ _TRUSTED_SECONDS = 1.0
 
 
 class Database:
-    """Hands out transactions; code inside never commits, the end of the block does."""
+    """Hands out transactions; code inside never commits, the end of the block does.
+
+    Who catches an error that says that the database is away (``is_unavailable``) tells ``outage``.
+    """
 
     def __init__(self, settings: Settings, *, application: str = "plantain") -> None:
+        self.outage = Outage(log, "the database")
         milliseconds = int(settings.database_statement_timeout * 1000)
         self.engine: AsyncEngine = create_async_engine(
             settings.sqlalchemy_url,
@@ -61,12 +69,14 @@ class Database:
         """One connection and one transaction: committed at the end, rolled back on an error."""
         async with self.engine.begin() as connection:
             yield connection
+        self.outage.went_well()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """One connection for statements that change nothing, each for itself."""
         async with self._reading.connect() as connection:
             yield connection
+        self.outage.went_well()
 
     def _ping_idle(self, connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
         """Replaces a connection that died while it was idle, instead of failing a request.

@@ -21,6 +21,7 @@ from kombu.utils.scheduling import round_robin_cycle
 
 from shared.coalesce import Coalescer
 from shared.config import Settings
+from shared.outage import reason
 
 log = logging.getLogger(__name__)
 
@@ -175,9 +176,7 @@ class Doorbell:
                         retry=False,
                     )
         except Exception as error:  # noqa: BLE001  whatever the broker's client raises: the reconciler rings again
-            log.warning(
-                "%d jobs could not be published now (%s); they will be", len(jobs), type(error).__name__
-            )
+            log.warning("%d jobs could not be published now (%s); they will be", len(jobs), reason(error))
             self._drop_connection()
             self._rests_until = time.monotonic() + _REST_SECONDS
             return [False] * len(jobs)

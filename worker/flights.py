@@ -37,8 +37,11 @@ class Flight:
     """One attempt, from its claim to its record."""
 
     job: Claimed
+    model: str
     #: Monotonic time after which nothing may be recorded any more.
     deadline: float
+    #: Monotonic time of the claim.
+    started: float = field(default_factory=time.monotonic)
     #: The provider call, while it is under way.
     call: asyncio.Task[object] | None = None
     #: The client called it off.
@@ -127,7 +130,7 @@ class Flights:
             await work
         except Exception as error:
             if is_unavailable(error):
-                log.warning("%s now (%s); trying again", failed, type(error).__name__)
+                self._database.outage.failed(error)
             else:
                 log.exception("%s; trying again", failed)
 

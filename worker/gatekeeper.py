@@ -107,6 +107,6 @@ class Gatekeeper:
     def _let_go(self, error: Exception, model: str) -> None:
         # Whatever it is, the answer that was just paid for must still be recorded.
         if is_unavailable(error):
-            log.warning("the gate of %s could not be written now (%s)", model, type(error).__name__)
+            self._database.outage.failed(error)
         else:
             log.error("the gate of %s could not be written", model, exc_info=error)

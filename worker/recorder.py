@@ -19,6 +19,7 @@ from shared.config import Settings
 from shared.db import Database, is_unavailable
 from shared.jobs import outcomes, queries
 from shared.providers.base import ImageBytes
+from worker import report
 from worker.flights import Flight
 
 log = logging.getLogger(__name__)
@@ -70,18 +71,18 @@ class Recorder:
                     state = await self._records(row)
             except Exception as error:
                 if not is_unavailable(error) and row["result"] is not None:
-                    log.exception("job %s: its result cannot be stored", row["job_id"])
+                    log.exception("the result cannot be stored")
                     row, images = outcomes.not_storable(row, type(error).__name__), ()
                     continue
                 if not is_unavailable(error) or time.monotonic() > flight.deadline:
                     raise
-                log.warning(
-                    "job %s: its ending waits for the database (%s)", row["job_id"], type(error).__name__
-                )
+                self._database.outage.failed(error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, longest)
             else:
+                report.ended(flight, row, state)
                 return state or NOT_OURS
+        report.ended(flight, row, None)
         return NOT_OURS
 
     async def _record_with_images(

@@ -29,6 +29,7 @@ from shared.db import Database, is_unavailable
 from shared.jobs import claims, outcomes, queries
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.kinds import KINDS, StoredImage
+from shared.logging import bound
 from shared.providers import Drivers
 from shared.providers.base import (
     Call,
@@ -99,6 +100,10 @@ class Runner:
 
         A message for a job that is not queued (a duplicate, a cancelled one) ends here, before any call.
         """
+        with bound(job_id=str(job_id)):
+            return await self._run(job_id)
+
+    async def _run(self, job_id: UUID) -> str:
         await checkpoint("popped", job_id)
         if self._flights.draining:
             return await self._ring_again(job_id)
@@ -107,7 +112,8 @@ class Runner:
         if row is None:
             return "nothing to do"
         claimed = Claimed(row.id, row.attempt, row.snoozes, row.max_attempts, row.on_unknown)
-        flight = Flight(claimed, deadline=time.monotonic() + row.timeout_seconds + RECORD_GRACE_SECONDS)
+        deadline = time.monotonic() + row.timeout_seconds + RECORD_GRACE_SECONDS
+        flight = Flight(claimed, row.model, deadline)
         self._flights.add(flight)
         try:
             await checkpoint("claimed", job_id)
@@ -116,13 +122,12 @@ class Runner:
             self._flights.remove(flight)
 
     async def _attempt(self, flight: Flight, row: Row[Any]) -> str:
-        started = time.monotonic()
         try:
             prepared = await self._patiently(lambda: self._prepare(row), until=flight.deadline)
         except Exception as error:
             if is_unavailable(error):
                 raise  # nothing was sent: the lease runs out and another attempt begins
-            log.exception("job %s could not be prepared", row.id)
+            log.exception("the job could not be prepared")
             broken = RetryableError(
                 f"The job could not be prepared ({type(error).__name__}).", code="internal_error"
             )
@@ -138,14 +143,6 @@ class Runner:
         await checkpoint("answered", row.id)
         what = await self._recorder.record(flight, ending, prepared.project_id, images)
         await checkpoint("recorded", row.id)
-        log.info(
-            "job %s attempt %d: %s after %.2f s (%s)",
-            row.id,
-            row.attempt,
-            what,
-            time.monotonic() - started,
-            row.model,
-        )
         return what
 
     async def _ring_again(self, job_id: UUID) -> str:
@@ -163,7 +160,7 @@ class Runner:
             except Exception as error:
                 if not is_unavailable(error) or self._flights.draining or time.monotonic() > until:
                     raise
-                log.warning("waiting for the database (%s)", type(error).__name__)
+                self._database.outage.failed(error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, longest)
 
@@ -249,7 +246,7 @@ class Runner:
             raise
         except Exception as error:
             # A driver's bug: whether the provider billed the call, nobody knows.
-            log.exception("job %s attempt %d: the driver failed", call.job_id, call.attempt)
+            log.exception("attempt %d: the driver failed", call.attempt)
             raise UnknownOutcomeError(
                 f"The driver failed ({type(error).__name__}).", code="internal_error"
             ) from None
@@ -268,7 +265,7 @@ class Runner:
         try:
             result = outcomes.clean(KINDS[prepared.kind].result(prepared.stored, generation, stored))
         except Exception as error:
-            log.exception("job %s attempt %d: nothing can be made of the answer", job.job_id, job.number)
+            log.exception("attempt %d: nothing can be made of the answer", job.number)
             return outcomes.not_storable(outcomes.succeeded(job, {}, served), type(error).__name__), ()
         return outcomes.succeeded(job, result, served), generation.images
 
