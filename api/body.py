@@ -1,4 +1,4 @@
-"""Reading a JSON body: of the right type, within the limit, and told precisely what is wrong with it."""
+"""Reading a JSON body: of the right type, within the limits, in time, and told precisely what is wrong with it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,53 @@ from typing import Any
 import orjson
 from fastapi import Request
 
-from shared.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
+from api.budget import Room
+from shared.errors import (
+    BadRequest,
+    FieldError,
+    PayloadTooLarge,
+    RequestTimeout,
+    Unavailable,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
 
 #: A client that sends without waiting reads no answer before it has sent: this much more is read and
 #: thrown away so that it gets to see the 413.
 _DRAIN_BYTES = 64_000_000
 _DRAIN_SECONDS = 5.0
 
+#: A body up to here is read without asking for room.
+_FREE_BYTES = 64 * 1024
+#: A client may send nothing for so long, and must send this many bytes a second on the whole.
+IDLE_SECONDS = 15.0
+_SLOWEST = 250_000
 
+#: A body up to here is worked on at once, a longer one on a thread, so that others need not wait for it.
+INLINE_BYTES = 16 * 1024
 #: From here on a body counts as large.
 LARGE_BYTES = 1_000_000
+#: Fields and elements of a whole body at most: ten times what a long conversation with a large schema has.
+#: Each costs some 100 bytes and a microsecond, wherever it stands.
+MAX_PARTS = 10_000
+_SLICE = 256 * 1024
 
 
-async def read(request: Request, limit: int) -> bytes:
+async def read(request: Request, limit: int, room: Room) -> bytes:
     """The body, not yet parsed.
 
     Args:
         limit: bytes at most.
+        room: holds what a longer body takes in memory, from before it is read.
 
     Raises:
         UnsupportedMediaType: it is not declared as JSON, or compressed.
         PayloadTooLarge: more than the limit, declared or sent.
+        RequestTimeout: it comes too slowly.
+        Unavailable: there is no room for it.
     """
     _require_json(request)
-    return await _collect(request, limit)
+    return await _collect(request, limit, room)
 
 
 def parse(body: bytes) -> Any:
@@ -40,9 +63,15 @@ def parse(body: bytes) -> Any:
 
     Raises:
         BadRequest: it is empty or not JSON.
+        ValidationFailed: it has too many parts, which is found out before any is made.
     """
     if not body:
         raise BadRequest("The body is empty; a JSON object is needed.", code="invalid_json")
+    if len(body) > INLINE_BYTES and has_more_parts(body, MAX_PARTS):
+        message = f"has more than {MAX_PARTS:,} fields and elements"
+        raise ValidationFailed(
+            "The job is not allowed; errors names each field.", errors=[FieldError("", "too_large", message)]
+        )
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -68,23 +97,57 @@ def _require_json(request: Request) -> None:
         raise UnsupportedMediaType(f"Send the body uncompressed, not as {encoding[:40]}.")
 
 
-async def _collect(request: Request, limit: int) -> bytes:
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
-        # Who asks whether to send needs no draining: the answer comes before the body.
-        if request.headers.get("expect", "").lower() != "100-continue":
-            await _drain(request)
+async def _collect(request: Request, limit: int, room: Room) -> bytes:
+    declared = _declared(request)
+    if declared is not None and declared > limit:
+        await _drain_unless_asked(request)
         raise _too_large(limit)
+    if declared is not None and declared > _FREE_BYTES:
+        await _take(request, room, declared)
+    expected = limit if declared is None else declared
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            chunks.clear()
-            await _drain(request)
-            raise _too_large(limit)
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(IDLE_SECONDS) as patience:
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + IDLE_SECONDS + expected / _SLOWEST
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    break
+                if size > _FREE_BYTES:
+                    if not room.held:
+                        await _take(request, room, limit)
+                    patience.reschedule(min(loop.time() + IDLE_SECONDS, deadline))
+                chunks.append(chunk)
+    except TimeoutError:
+        raise RequestTimeout(
+            f"The body did not come in time: {size:,} bytes were there.", headers={"Connection": "close"}
+        ) from None
+    if size > limit:
+        chunks.clear()
+        await _drain(request)
+        raise _too_large(limit)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _declared(request: Request) -> int | None:
+    declared = request.headers.get("content-length", "")
+    return int(declared[:20]) if declared.isascii() and declared.isdigit() else None
+
+
+async def _take(request: Request, room: Room, size: int) -> None:
+    try:
+        await room.take(size)
+    except Unavailable:
+        await _drain_unless_asked(request)
+        raise
+
+
+async def _drain_unless_asked(request: Request) -> None:
+    """Who asks whether to send needs no draining: the answer comes before the body."""
+    if request.headers.get("expect", "").lower() != "100-continue":
+        await _drain(request)
 
 
 async def _drain(request: Request) -> None:
@@ -105,3 +168,29 @@ def _too_large(limit: int) -> PayloadTooLarge:
 
 def _reason(error: orjson.JSONDecodeError) -> str:
     return error.msg.partition(": line ")[0].rstrip(".")
+
+
+def has_more_parts(body: bytes, limit: int) -> bool:
+    """Whether JSON has more fields and elements than the limit; of what is no JSON, anything may be said.
+
+    Counts what begins a part or parts two. Slice by slice: no step holds the interpreter for long.
+    """
+    starts = range(0, len(body), _SLICE)
+    if (
+        sum(body.count(sign, start, start + _SLICE) for start in starts for sign in (b",", b"[", b"{"))
+        <= limit
+    ):
+        return False  # even if none of them stands in a string
+    found, inside, carried = 0, 0, b""
+    for start in starts:
+        piece = carried + body[start : start + _SLICE]
+        # A backslash at the end belongs to what follows.
+        carried = b"\\" if (len(piece) - len(piece.rstrip(b"\\"))) % 2 else b""
+        piece = piece[: len(piece) - len(carried)]
+        strings = piece.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        outside = b"".join(strings[inside::2])
+        inside = (inside + len(strings) - 1) % 2
+        found += sum(outside.count(sign) for sign in (b",", b"[", b"{"))
+        if found > limit:
+            return True
+    return False

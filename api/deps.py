@@ -11,6 +11,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from api.budget import Budget
 from api.readiness import Readiness
 from shared.access.service import Authenticator, Caller
 from shared.config import Settings
@@ -23,6 +24,8 @@ from shared.wakeups import Wakeups
 READ, WRITE = "jobs:read", "jobs:write"
 #: Large bodies that are worked on at once.
 _LARGE_BODIES = 4
+#: Bodies of the largest size that may be in memory at once, whole or in part.
+_WHOLE_BODIES = 4
 _CHALLENGE = 'Bearer realm="plantain"'
 
 
@@ -39,6 +42,8 @@ class Services:
     readiness: Readiness
     #: Taken by whoever works on a large body: each costs several times its size in memory.
     large_bodies: asyncio.Semaphore
+    #: What bodies take in memory while they are received and worked on.
+    body_bytes: Budget
 
     @classmethod
     def of(cls, settings: Settings) -> Services:
@@ -54,6 +59,7 @@ class Services:
             authenticator=Authenticator(database),
             readiness=Readiness(settings, wakeups),
             large_bodies=asyncio.Semaphore(_LARGE_BODIES),
+            body_bytes=Budget(_WHOLE_BODIES * settings.max_body_bytes),
         )
 
     async def close(self) -> None:

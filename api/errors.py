@@ -16,13 +16,19 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from shared.db import is_unavailable
-from shared.errors import AppError, FieldError, Unavailable, ValidationFailed, field_error, pointer
+from shared.errors import (
+    MAX_ERRORS,
+    AppError,
+    FieldError,
+    Unavailable,
+    ValidationFailed,
+    field_error,
+    pointer,
+)
 
 log = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
-#: More errors than this help nobody, and a hostile body can have a million.
-_MAX_ERRORS = 50
 _RETRY_SECONDS = 2
 
 #: Every code that a problem can have: its status, and what to do about it.
@@ -42,6 +48,7 @@ CODES: dict[str, tuple[int, str]] = {
     "model_not_found": (404, "No model has this alias; `GET /api/v1/models` lists them."),
     "kind_not_found": (404, "No kind has this name; `GET /api/v1/kinds` lists them."),
     "method_not_allowed": (405, "The header `Allow` names the methods that the address takes."),
+    "request_timeout": (408, "Send the body faster, or again."),
     "conflict": (409, "The state of the thing forbids it; `detail` says which."),
     "job_not_finished": (409, "There is no result yet: poll the job until its state is final."),
     "job_failed": (409, "There is no result: the job failed, and its `error` says why."),
@@ -62,6 +69,7 @@ CODES: dict[str, tuple[int, str]] = {
     "rate_limited": (429, "Wait as long as `Retry-After` says."),
     "internal_error": (500, "A fault of ours. The log has it under `request_id`."),
     "unavailable": (503, "Something that we need is away. Try again after `Retry-After` seconds."),
+    "overloaded": (503, "Too many large requests are under way. Try again after `Retry-After` seconds."),
 }
 
 
@@ -110,7 +118,8 @@ def problem(scope: Mapping[str, Any], error: AppError) -> Response:
         error.title,
         error.code,
         error.detail,
-        errors=[entry.as_json() for entry in error.errors],
+        errors=[entry.as_json() for entry in error.errors[:MAX_ERRORS]],
+        more_errors=len(error.errors) > MAX_ERRORS,
         headers=error.headers,
         retry_after=error.retry_after,
     )
@@ -136,7 +145,7 @@ def _on_app_error(request: Request, error: Exception) -> Response:
 def _on_request_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = []
-    for part in error.errors():
+    for part in error.errors()[: MAX_ERRORS + 1]:
         source, *location = part["loc"]
         where = f"?{location[0]}" if source == "query" and location else pointer(location)
         errors.append(field_error(part, where))
@@ -193,6 +202,7 @@ def _response(
     detail: str,
     *,
     errors: list[dict[str, Any]] | None = None,
+    more_errors: bool = False,
     headers: Mapping[str, str] | None = None,
     retry_after: int | None = None,
 ) -> Response:
@@ -206,9 +216,9 @@ def _response(
         "request_id": scope.get("request_id", ""),
     }
     if errors:
-        body["errors"] = errors[:_MAX_ERRORS]
-        if len(errors) > _MAX_ERRORS:
-            body["detail"] += f" (the first {_MAX_ERRORS} of {len(errors)} errors)"
+        body["errors"] = errors
+        if more_errors:
+            body["detail"] += f" (the first {MAX_ERRORS} errors)"
     headers = {"Cache-Control": "no-store", **(headers or {})}
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)

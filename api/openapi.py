@@ -27,6 +27,7 @@ _TITLES = {
     401: "No valid API key",
     403: "The key lacks the scope",
     404: "Not in this project",
+    408: "The body did not come in time",
     409: "The state forbids it",
     410: "Removed",
     413: "Body too large",

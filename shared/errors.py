@@ -5,6 +5,7 @@ AppError
 ├── Unauthenticated         401
 ├── Forbidden               403
 ├── NotFound                404
+├── RequestTimeout          408
 ├── Conflict                409
 ├── Gone                    410
 ├── PayloadTooLarge         413
@@ -23,6 +24,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
+
+#: More errors than this help nobody, and a hostile body can have thousands.
+MAX_ERRORS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,12 @@ class NotFound(AppError):
     status, title, default_code = 404, "Not found", "not_found"
 
 
+class RequestTimeout(AppError):
+    """The client sends its request too slowly."""
+
+    status, title, default_code = 408, "Request too slow", "request_timeout"
+
+
 class Conflict(AppError):
     """The thing exists and its state forbids the request."""
 
@@ -150,10 +160,10 @@ class Unavailable(AppError):
 
 
 def field_errors(error: ValidationError, prefix: str = "") -> list[FieldError]:
-    """What pydantic found wrong, with JSON pointers below a prefix."""
+    """What pydantic found wrong, with JSON pointers below a prefix; one more than a client is told at most."""
     return [
         field_error(part, prefix + pointer(part["loc"]))
-        for part in error.errors(include_url=False, include_input=False)
+        for part in error.errors(include_url=False, include_input=False)[: MAX_ERRORS + 1]
     ]
 
 

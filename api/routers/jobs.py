@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from hashlib import blake2b
 from typing import Annotated, Any
 from uuid import UUID
@@ -13,7 +14,8 @@ from starlette.responses import Response
 from api import body, conditional, render
 from api.deps import ProjectRoute, Services, caller_of, services_of
 from api.openapi import GET_PARAMETERS, JOB_HEADERS, SUBMIT_BODY, answers
-from shared.errors import FieldError, NotFound, ValidationFailed, field_errors
+from shared.config import Settings
+from shared.errors import FieldError, NotFound, PayloadTooLarge, ValidationFailed, field_errors
 from shared.jobs.schemas import CancelReceipt, JobDetail, JobPage, JobResult, JobSubmit, JobView
 from shared.jobs.status import State
 from shared.kinds import KINDS
@@ -29,7 +31,7 @@ JobId = Annotated[str, Path(description="The job's id.", json_schema_extra={"for
     status_code=202,
     response_model=JobView,
     summary="Submit a job",
-    responses=answers(400, 401, 403, 413, 415, 422, 503, success={202: JOB_HEADERS}),
+    responses=answers(400, 401, 403, 408, 413, 415, 422, 503, success={202: JOB_HEADERS}),
     openapi_extra={"requestBody": SUBMIT_BODY},
 )
 async def submit(request: Request) -> Response:
@@ -38,25 +40,57 @@ async def submit(request: Request) -> Response:
     A broker that is away fails nothing: the job is kept and its workers are told later.
     """
     services = services_of(request)
-    data = await body.read(request, services.settings.max_body_bytes)
-    if len(data) < body.LARGE_BYTES:
-        return await _submit(request, services, data)
-    async with services.large_bodies:
-        return await _submit(request, services, data)
+    async with services.body_bytes.room() as room:
+        data = await body.read(request, services.settings.max_body_bytes, room)
+        if len(data) < body.LARGE_BYTES:
+            return await _submit(request, services, data)
+        async with services.large_bodies:
+            return await _submit(request, services, data)
 
 
 async def _submit(request: Request, services: Services, data: bytes) -> Response:
-    try:
-        job = JobSubmit.model_validate(body.parse(data))
-    except ValidationError as error:
-        raise ValidationFailed(
-            "The job is not allowed; errors names each field.", errors=field_errors(error)
-        ) from None
+    limit = text_limit(services.settings)
+    if len(data) <= body.INLINE_BYTES:
+        job = job_of(data, limit)
+    else:
+        job = await asyncio.to_thread(job_of, data, limit)
     row = await services.jobs.submit(caller_of(request).project_id, job)
     waiting = await services.jobs.waiting_reason(row)
     view = render.job_view(row, waiting, request.scope["public_url"])
     headers = {"Location": view["status_url"], "ETag": render.etag(row, waiting), **render.retry_after(row)}
     return render.json_response(view, 202, headers)
+
+
+def text_limit(settings: Settings) -> int:
+    """Bytes at most of a job without pictures: the longest prompt with every character as an escape, and the rest."""
+    return min(settings.max_body_bytes, 6 * settings.max_prompt_chars + 1_000_000)
+
+
+def job_of(data: bytes, limit: int) -> JobSubmit:
+    """The job that a body asks for.
+
+    Args:
+        limit: bytes at most, where it has no pictures.
+
+    Raises:
+        BadRequest: it is no JSON.
+        PayloadTooLarge: it is over the limit.
+        ValidationFailed: something in it is not allowed.
+    """
+    parsed = body.parse(data)
+    if len(data) > limit and not _has_pictures(parsed):
+        raise PayloadTooLarge(f"The body is over the limit of {limit:,} bytes for a job without pictures.")
+    try:
+        return JobSubmit.model_validate(parsed)
+    except ValidationError as error:
+        raise ValidationFailed(
+            "The job is not allowed; errors names each field.", errors=field_errors(error)
+        ) from None
+
+
+def _has_pictures(parsed: Any) -> bool:
+    value = parsed.get("input") if isinstance(parsed, dict) else None
+    return isinstance(value, dict) and bool(value.get("input_images"))
 
 
 @router.get(

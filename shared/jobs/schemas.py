@@ -8,8 +8,12 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from shared.jobs.status import OnUnknown, Priority, State, WaitingReason
+
+#: No object that is meant has as many fields.
+_MAX_FIELDS = 100
 
 
 def _plausible(moment: datetime) -> datetime:
@@ -32,7 +36,8 @@ class JobSubmit(BaseModel):
         str | None, Field(description="An alias from GET /models; left out, the kind's default is taken.")
     ] = None
     input: Annotated[
-        dict[str, Any], Field(description="The kind's own input; GET /kinds has its JSON Schema.")
+        dict[str, Any],
+        Field(max_length=_MAX_FIELDS, description="The kind's own input; GET /kinds has its JSON Schema."),
     ]
     priority: Priority = Priority.STANDARD
     max_attempts: Annotated[
@@ -49,6 +54,14 @@ class JobSubmit(BaseModel):
     ] = OnUnknown.RETRY
     scheduled_at: Annotated[Moment | None, Field(description="Not before this time.")] = None
     expires_at: Annotated[Moment | None, Field(description="Not started by then, the job expires.")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_few_fields(cls, value: Any) -> Any:
+        # Before each of thousands becomes an error of its own.
+        if isinstance(value, dict) and len(value) > _MAX_FIELDS:
+            raise PydanticCustomError("too_large", "has more than {limit} fields", {"limit": _MAX_FIELDS})
+        return value
 
     @model_validator(mode="after")
     def _expires_after_its_start(self) -> JobSubmit:

@@ -208,12 +208,11 @@ class JobService:
         return queues
 
     async def _accept(self, kind: Kind, model: ModelSpec, value: dict[str, Any]) -> Accepted:
+        limit = self._settings.max_prompt_chars
         try:
-            _refuse_null_characters(value)
-            limit = self._settings.max_prompt_chars
             if _is_small(value):
-                return kind.accept(value, model, max_prompt_chars=limit)
-            return await asyncio.to_thread(kind.accept, value, model, max_prompt_chars=limit)
+                return _checked(kind, model, value, limit)
+            return await asyncio.to_thread(_checked, kind, model, value, limit)
         except ValidationError as error:
             raise ValidationFailed(
                 f"The input does not fit {kind.name}; GET /api/v1/kinds has its schema.",
@@ -321,6 +320,11 @@ def not_found(job_id: UUID) -> NotFound:
     return NotFound(f"There is no job {job_id} in this project.", code="job_not_found")
 
 
+def _checked(kind: Kind, model: ModelSpec, value: dict[str, Any], max_prompt_chars: int) -> Accepted:
+    _refuse_null_characters(value)
+    return kind.accept(value, model, max_prompt_chars=max_prompt_chars)
+
+
 def _refuse_null_characters(value: dict[str, Any]) -> None:
     """PostgreSQL's text holds every character but U+0000.
 
@@ -349,11 +353,22 @@ def _refuse_null_characters(value: dict[str, Any]) -> None:
 
 def _is_small(value: dict[str, Any]) -> bool:
     """Whether checking it takes no time to speak of. It is not validated yet: anything may stand in it."""
-    if value.get("input_images") or value.get("response_schema") or value.get("messages"):
-        return False
-    return len(value) < 50 and all(
-        len(text) < _INLINE_BYTES for text in value.values() if isinstance(text, str)
-    )
+    return len(value) < 50 and all(map(_is_light, value.values()))
+
+
+def _is_light(item: Any) -> bool:
+    match item:
+        case str():
+            return len(item) < _INLINE_BYTES
+        case list():
+            return len(item) < 50 and not any(
+                isinstance(inner, list | dict) or (isinstance(inner, str) and len(inner) > 1000)
+                for inner in item
+            )
+        case dict():
+            return not item
+        case _:
+            return True
 
 
 def _cursor(row: Row[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -102,6 +103,47 @@ async def test_a_body_over_the_limit_is_told_to_a_client_that_does_not_wait(
         response = await client.post("/api/v1/jobs", content=b" " * 31_000_000)
         assert response.status_code == 413
         assert "30,000,000 bytes" in response.json()["detail"]
+
+
+async def test_bodies_that_never_end_fill_no_memory_and_let_others_through(
+    server: Server, database: Database
+) -> None:
+    headers = bearer(await factories.key(database)) | {"Content-Type": "application/json"}
+    head = "POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 29000000\r\n" + "".join(
+        f"{name}: {value}\r\n" for name, value in headers.items()
+    )
+
+    async def hold() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        try:
+            writer.write(head.encode() + b"\r\n")
+            for _ in range(280):
+                writer.write(b" " * 100_000)
+                await writer.drain()
+            return await reader.read(12)
+        except ConnectionError:
+            return b""
+        finally:
+            writer.close()
+
+    before = memory(server)
+    holders = [asyncio.create_task(hold()) for _ in range(12)]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", headers=headers) as client:
+        for _ in range(20):
+            assert (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).status_code == 202
+            await asyncio.sleep(0.1)
+    # Four bodies, and little more: the others wait at their clients.
+    assert memory(server) - before < 200_000_000
+    for task in holders:
+        task.cancel()
+
+
+def memory(server: Server) -> int:
+    """Bytes that the server has in memory."""
+    found = subprocess.run(
+        ["ps", "-o", "rss=", "-p", str(server.process.pid)], capture_output=True, text=True, check=True
+    )
+    return int(found.stdout) * 1024
 
 
 async def test_headers_without_end_are_cut(server: Server) -> None:

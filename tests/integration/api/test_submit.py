@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import time
 from typing import Any
 from uuid import UUID
 
 import httpx
 import orjson
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from api import body, budget
 from shared.config import Settings
 from shared.db import Database
 from shared.jobs.schemas import JobView
@@ -57,8 +61,6 @@ async def test_a_message_reaches_the_queue_of_kind_and_priority(
 
 
 async def test_many_at_once_each_get_their_own_job(client: httpx.AsyncClient, database: Database) -> None:
-    import asyncio
-
     answers = await asyncio.gather(
         *(submit(client, input={"prompt": f"number {number}"}) for number in range(40)),
         submit(client, input={}),
@@ -202,8 +204,55 @@ async def test_what_a_client_sent_is_not_sent_back(client: httpx.AsyncClient) ->
 
 
 async def test_a_flood_of_errors_is_cut(client: httpx.AsyncClient) -> None:
-    response = await submit(client, **{f"field{number}": 1 for number in range(5000)})
-    assert len(problem(response, 422, "validation_failed")["errors"]) == 50
+    response = await submit(client, **{f"field{number}": 1 for number in range(90)})
+    body = problem(response, 422, "validation_failed")
+    assert len(body["errors"]) == 50
+    assert "the first 50 errors" in body["detail"]
+
+
+@pytest.mark.parametrize("number", [101, 5000, 88_000, 300_000])
+async def test_more_fields_than_anybody_means_are_one_error(client: httpx.AsyncClient, number: int) -> None:
+    flood = {f"field{place}": 1 for place in range(number)}
+    for job, pointer in ((flood, ""), ({"kind": "text.generate", "input": flood}, "/input")):
+        (error,) = problem(await submit(client, job), 422, "validation_failed")["errors"]
+        assert (error["pointer"] if number < 10_000 else pointer) == pointer
+        assert error["code"] in {"too_large", "too_long"}
+
+
+async def test_a_hostile_body_holds_nobody_up(client: httpx.AsyncClient) -> None:
+    """A body can make a million objects, or errors, of a few bytes each."""
+    flood = (
+        b'{"kind":"text.generate","input":{"prompt":"x","stop":[' + b",".join([b"[]"] * 3_000_000) + b"]}}"
+    )
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            started = time.monotonic()
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.monotonic() - started)
+
+    watching = asyncio.create_task(watch())
+    response = await client.post("/api/v1/jobs", content=flood, headers={"content-type": "application/json"})
+    watching.cancel()
+    (error,) = problem(response, 422, "validation_failed")["errors"]
+    assert error["code"] == "too_large"
+    assert longest < 1, "making the objects alone takes longer"
+
+
+async def test_a_prompt_may_hold_as_many_commas_and_quotes_as_it_likes(
+    client: httpx.AsyncClient, database: Database
+) -> None:
+    prompt = '\\"[{,' * 100_000
+    assert (await submit(client, input={"prompt": prompt})).status_code == 202
+    async with database.transaction() as db:
+        assert (await db.execute(text("SELECT input->>'prompt' FROM jobs"))).scalar_one() == prompt
+
+
+async def test_a_job_without_pictures_is_far_smaller_than_one_with(client: httpx.AsyncClient) -> None:
+    body = problem(await submit(client, input={"prompt": "x" * 7_000_000}), 413, "payload_too_large")
+    assert "without pictures" in body["detail"]
 
 
 @pytest.mark.parametrize(
@@ -306,6 +355,43 @@ class TestALargeBody:
             "/api/v1/jobs", content=body, headers={"content-type": "application/json"}
         )
         assert response.status_code == 202
+
+
+async def test_a_body_that_stops_coming_is_told(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "IDLE_SECONDS", 0.1)
+
+    async def stream() -> Any:
+        yield b"{"
+        await asyncio.sleep(5)
+
+    headers = {"content-type": "application/json", "content-length": "50"}
+    response = await client.post("/api/v1/jobs", content=stream(), headers=headers)
+    problem(response, 408, "request_timeout")
+    assert response.headers["connection"] == "close"
+
+
+async def test_where_there_is_no_room_it_is_503(
+    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "WAIT_SECONDS", 0.1)
+    bodies = app.state.services.body_bytes
+    async with bodies.room() as room:
+        await room.take(bodies.size)
+        for content in (b" " * 100_000, _pieces(100_000)):
+            response = await client.post(
+                "/api/v1/jobs", content=content, headers={"content-type": "application/json"}
+            )
+            problem(response, 503, "overloaded")
+            assert response.headers["retry-after"] == "5"
+        assert (await submit(client)).status_code == 202
+    assert bodies.taken == 0
+
+
+async def _pieces(size: int) -> Any:
+    for _ in range(0, size, 1000):
+        yield b" " * 1000
 
 
 class TestAPublicUrl:
