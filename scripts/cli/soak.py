@@ -190,7 +190,7 @@ def judged(soak: Soak) -> dict[str, Any]:
     assert soak.start is not None, "the run ended before it had begun"
     end, pool_size = connections(running.database_url), int(SETTINGS["DATABASE_POOL_SIZE"])
     verdicts.judge_connections(found, soak.start, end, pool_size)
-    verdicts.judge_growth(found, soak.watch.longest())
+    verdicts.judge_growth(found, soak.watch.longest(), int(SETTINGS["WORKER_CONCURRENCY"]))
     verdicts.judge_jobs(found, running.database_url, running.simulator_url, load.told)
     found.wrong += load.problems
     found.require(soak.faults.done.total() > 0, "nothing was broken: the run was too short")

@@ -15,7 +15,9 @@ from scripts.soaking.measure import LONG_ENOUGH, Connections, Life
 
 #: MiB a minute. A process needs some minutes to come to its working size.
 _SLOPE_AT_MOST, _WARM_AFTER, _SLOPE_WHILE_WARMING = 2.0, 300.0, 10.0
-_THREADS_MORE_AT_MOST, _FILES_MORE_AT_MOST = 2, 10
+_FILES_MORE_AT_MOST = 10
+#: Beyond a worker's pool, which opens a thread for each job under way and keeps it.
+_OTHER_THREADS = 20
 #: The servers and the simulator are not ours to judge, or no part of the product.
 _NOT_JUDGED = {"simulator", "postgres", "valkey"}
 #: An attempt that ended so may have been paid for without having brought the job to its end.
@@ -101,14 +103,14 @@ def judge_connections(verdict: Verdict, start: Connections, end: Connections, po
     verdict.figures["connections"] = {"start": asdict(start), "end": asdict(end)}
 
 
-def judge_growth(verdict: Verdict, lives: Sequence[Life]) -> None:
-    """The longest life of each process."""
+def judge_growth(verdict: Verdict, lives: Sequence[Life], concurrency: int) -> None:
+    """The longest life of each process; ``concurrency`` is how many jobs a worker runs at once."""
     figures = verdict.figures["processes"] = {}
     for life in lives:
         if not life.samples:
             continue
         slope = life.slope()
-        threads = life.floor_rise(lambda sample: sample.threads)
+        threads = max(sample.threads for sample in life.samples)
         opened = life.floor_rise(lambda sample: sample.files)
         figures[life.name] = {
             "lived": round(life.seconds),
@@ -118,7 +120,7 @@ def judge_growth(verdict: Verdict, lives: Sequence[Life]) -> None:
             "rss most": round(max(sample.rss for sample in life.samples)),
             "slope": round(slope, 2),
             "threads last": life.samples[-1].threads,
-            "threads rise": int(threads),
+            "threads most": threads,
             "files last": life.samples[-1].files,
             "files rise": int(opened),
         }
@@ -126,9 +128,7 @@ def judge_growth(verdict: Verdict, lives: Sequence[Life]) -> None:
             continue
         most = _SLOPE_AT_MOST if life.seconds >= _WARM_AFTER else _SLOPE_WHILE_WARMING
         verdict.require(slope <= most, f"{life.name} grows by {slope:.1f} MiB a minute (at most {most:.0f})")
-        verdict.require(
-            threads <= _THREADS_MORE_AT_MOST, f"{life.name} has {threads:.0f} threads more than before"
-        )
+        verdict.require(threads <= concurrency + _OTHER_THREADS, f"{life.name} has had {threads} threads")
         verdict.require(
             opened <= _FILES_MORE_AT_MOST, f"{life.name} has {opened:.0f} open files more than before"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -33,27 +34,34 @@ def life(minutes: float, *, slope: float = 0.0, files_leaked: float = 0.0, name:
 @pytest.mark.parametrize("minutes", [4, 20])
 def test_what_warms_up_and_stays_is_no_leak(minutes: float) -> None:
     found = Verdict()
-    verdict.judge_growth(found, [life(minutes)])
+    verdict.judge_growth(found, [life(minutes)], 50)
     assert found.wrong == []
     assert found.figures["processes"]["worker-1"]["lived"] == minutes * 60 - 3
 
 
 def test_a_slow_leak_of_memory_is_seen() -> None:
     found = Verdict()
-    verdict.judge_growth(found, [life(20, slope=3)])
+    verdict.judge_growth(found, [life(20, slope=3)], 50)
     assert [problem.partition(" by ")[0] for problem in found.wrong] == ["worker-1 grows"]
 
 
 def test_a_slow_leak_of_files_is_seen_through_the_bursts() -> None:
     found = Verdict()
-    verdict.judge_growth(found, [life(20, files_leaked=3)])
+    verdict.judge_growth(found, [life(20, files_leaked=3)], 50)
     assert len(found.wrong) == 1
     assert "open files more" in found.wrong[0]
 
 
+def test_threads_without_an_end_are_seen() -> None:
+    found, threads = Verdict(), life(20)
+    threads.samples = [replace(each, threads=10 + number) for number, each in enumerate(threads.samples)]
+    verdict.judge_growth(found, [threads], 50)
+    assert found.wrong == ["worker-1 has had 409 threads"]
+
+
 def test_the_simulator_and_the_short_lived_are_not_judged() -> None:
     found = Verdict()
-    verdict.judge_growth(found, [life(20, slope=50, name="simulator"), life(0.5, slope=50)])
+    verdict.judge_growth(found, [life(20, slope=50, name="simulator"), life(0.5, slope=50)], 50)
     assert found.wrong == []
     assert set(found.figures["processes"]) == {"simulator", "worker-1"}
 
