@@ -254,15 +254,19 @@ class Runner:
     async def _ending(
         self, job: Claimed, prepared: Prepared, generation: Generation
     ) -> tuple[dict[str, Any], Sequence[ImageBytes]]:
-        """The row of a success; of a failure where nothing can be made of the answer (JSON a thousand levels deep)."""
-        served = prepared.account.of_answer(generation)
-        # Some megabytes take long enough to hash that other jobs would notice.
-        digests = await asyncio.to_thread(_digests, generation.images) if generation.images else []
-        stored = [
-            StoredImage(uuid7(), image.media_type, len(image.data), digest, image.width, image.height)
-            for image, digest in zip(generation.images, digests, strict=True)
-        ]
+        """The row of a success; of a failure where nothing can be made of the answer (JSON a thousand levels deep).
+
+        Whatever goes wrong here must end the job: it has been paid for, and would be paid for again.
+        """
+        served = prepared.account.of_aborted_call()
         try:
+            served = prepared.account.of_answer(generation)
+            # Some megabytes take long enough to hash that other jobs would notice.
+            digests = await asyncio.to_thread(_digests, generation.images) if generation.images else []
+            stored = [
+                StoredImage(uuid7(), image.media_type, len(image.data), digest, image.width, image.height)
+                for image, digest in zip(generation.images, digests, strict=True)
+            ]
             result = outcomes.clean(KINDS[prepared.kind].result(prepared.stored, generation, stored))
         except Exception as error:
             log.exception("attempt %d: nothing can be made of the answer", job.number)
