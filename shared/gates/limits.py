@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 
 #: A recovering model that has come to this many calls at once is open again.
 RECOVERED_AT = 64
+#: How much later than another a call may arrive at its provider: the minute that is filled is this much longer.
+_WAY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def _paced(gate: Gate, calls: int, per_minute: int) -> Admission:
     loses no slot; it is taken off the rate.
     """
     burst = max(1, min(max(2, per_minute // 20), per_minute - 1))
-    interval = timedelta(seconds=60 / max(per_minute - burst, 1))
+    interval = timedelta(seconds=(60 + _WAY_SECONDS) / max(per_minute - burst, 1))
     earliest = gate.now - interval * (burst - 1)
     slot = max(gate.next_slot_at or earliest, earliest)
     free = 0 if slot > gate.now else int((gate.now - slot) / interval) + 1

@@ -84,17 +84,18 @@ def test_rate_limited(new_stack: NewStack) -> None:
 def test_storm_within_limits(new_stack: NewStack) -> None:
     """With MODEL_LIMITS as the provider has them, no call is refused, and the limit is used.
 
-    A minute scaled down: of 600 a minute, 30 may come at once and 9.5 a second after that, so any 5 s hold 79 at most.
+    A minute scaled down: of 600 a minute, 30 may go out at once and 9.3 a second after that. So any 5 s hold 78 at most,
+    and as many more as one second holds, which calls may differ in the time they take on their way.
     """
     stack = new_stack(workers=2, WORKER_CONCURRENCY=40, MODEL_LIMITS="gemini-flash=rpm:600,in_flight:25")
-    with _Limits(stack, rpm=79, rate_window=5, concurrency=25):
+    with _Limits(stack, rpm=87, rate_window=5, concurrency=25):
         stack.wait_until(lambda: stack.sql("SELECT rpm FROM model_gates") == [(600,)], 20, "the gate is set")
         stack.clients.submit(120, seconds=0.3)
         stack.settle(60)
         refused = _refused(stack)
     [[took]] = stack.sql("SELECT extract(epoch FROM max(claimed_at) - min(claimed_at)) FROM attempts")
     assert refused == 0
-    assert (120 - 31) / 9.5 <= took < 25
+    assert (120 - 31) / 9.4 <= took < 25
     stack.verify(calls=120, remark=f"none refused; {took:.0f} s, at best 9 s")
 
 
@@ -103,14 +104,14 @@ def test_storm_within_limits(new_stack: NewStack) -> None:
 def test_storm_with_unknown_limit(new_stack: NewStack) -> None:
     """The provider's 429 says what it allows: those in flight at that moment overshoot, hardly any after them."""
     stack = new_stack(workers=2, WORKER_CONCURRENCY=10)
-    with _Limits(stack, rpm=240, rate_window=4):
-        stack.clients.submit(300, seconds=0.0)
+    with _Limits(stack, rpm=200, rate_window=8):
+        stack.clients.submit(230, seconds=0.0)
         stack.wait_until(lambda: _refused(stack) > 0, 30, "the provider refuses calls")
         stack.mark()
         stack.settle(80)
         refused = _refused(stack)
-    assert stack.outcomes() == {"succeeded": 300, "failed": refused}
-    facts = stack.verify(calls=300 + refused, remark=f"{refused} refused")
+    assert stack.outcomes() == {"succeeded": 230, "failed": refused}
+    facts = stack.verify(calls=230 + refused, remark=f"{refused} refused")
     assert refused <= 20 + 5
     assert {job["attempt"] - job["snoozes"] for job in facts.jobs.values()} == {1}
 
