@@ -107,13 +107,15 @@ class Stack:
         simulator = self._simulator(settings)
         self.supervisor.launch(*simulator)
         self._run("migrations", ["alembic", "upgrade", "head"])
-        programs = [*self._workers(), self._beat(), *self._flower()]
+        programs = [*self._workers(), self._beat()]
         api = self._api()
         self.supervisor.launch(api)
         self.supervisor.launch(*programs)
         key = ["shared.access", "ensure", "--project", "default", "--name", "development", "--secret-stdin"]
         self._run("development key", key, stdin=self.api_key + "\n")
         self.supervisor.await_ready(*simulator, api, *programs)
+        # It asks the workers once what they do: those that are not there yet are shown without it.
+        self.supervisor.start(*self._flower())
         self.seconds = time.monotonic() - begun
 
     def _start_servers(self) -> None:
@@ -171,14 +173,16 @@ class Stack:
 
     def _beat(self) -> Program:
         schedule = self.options.folder / "run" / "beat-schedule"
-        command = ["celery", "-A", "worker.app", "beat", "--schedule", str(schedule)]
+        command = ["celery", "--quiet", "-A", "worker.app", "beat", "--schedule", str(schedule)]
         return self._with_heartbeat("beat", command, {}, 5)
 
     def _flower(self) -> list[Program]:
         if not self.options.flower:
             return []
         port = self.flower_port = ports.claim_next(FLOWER_PORT)
-        command = ["celery", "-A", "worker.app", "flower", f"--address={ports.HOST}", f"--port={port}"]
+        command = ["celery", "--quiet", "-A", "worker.app", "flower"]
+        # Without --logging=none it would set up a log of its own.
+        command += [f"--address={ports.HOST}", f"--port={port}", "--read_only", "--logging=none"]
         secret = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.flower_password}"}
         # It keeps nothing, and waits for a thread that never ends when it is asked to stop.
         how = {"is_ready": lambda: listens(port), "stop_signal": signal.SIGKILL}

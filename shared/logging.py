@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -47,7 +48,7 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {9: "\t", 10
 
 
 def setup_logging(settings: Settings) -> None:
-    """Sends everything that is logged in this process to standard error, in the configured form."""
+    """Sends everything that is logged or warned of in this process to standard error, in the configured form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     root = logging.getLogger()
@@ -55,9 +56,18 @@ def setup_logging(settings: Settings) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(settings.log_level)
+    logging.captureWarnings(True)
+    sys.excepthook = _log_what_ends_the_process
     if settings.log_level != "DEBUG":
         for name in _QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _log_what_ends_the_process(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        logging.getLogger(__name__).critical("ended by %s", kind.__name__, exc_info=(kind, error, trace))
 
 
 @contextmanager

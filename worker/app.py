@@ -62,6 +62,7 @@ app.steps["consumer"].add(ConsumerTicks)
 
 
 @signals.setup_logging.connect
+@signals.import_modules.connect  # Flower sends the other one never, and sets up a log of its own before this one
 def _setup_logging(**_: Any) -> None:
     setup_logging(settings)
     # One line a message would cost more than the message; the runner writes one line an attempt.

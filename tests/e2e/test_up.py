@@ -28,7 +28,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def up(folder: Path) -> Iterator[Up]:
-    with running_up(folder / "shared data", "--workers", 2) as running:
+    with running_up(folder / "shared data", "--workers", 2, more={"LOG_FORMAT": "json"}) as running:
         yield running
 
 
@@ -70,6 +70,14 @@ def test_flower_asks_for_its_password(up: Up) -> None:
     assert httpx.get(url, trust_env=False).status_code == 401
     login = (up.facts["flower_user"], up.facts["flower_password"])
     assert httpx.get(url, auth=login, follow_redirects=True, trust_env=False).status_code == 200
+
+
+def test_flower_changes_nothing(up: Up) -> None:
+    login = (up.facts["flower_user"], up.facts["flower_password"])
+    url = up.facts["flower_url"]
+    with httpx.Client(base_url=url, auth=login, trust_env=False) as flower:
+        (name, _) = flower.get("/api/workers").json()
+        assert flower.post(f"/api/worker/shutdown/{name}").status_code == 403
 
 
 def test_no_secret_in_a_command_line_and_nothing_readable_by_others(up: Up) -> None:
@@ -121,6 +129,15 @@ def test_ctrl_c_stops_everything(up: Up) -> None:
     assert up.stop() == 0
     up.await_end()
     assert "stopped; the data is kept" in up.said()
+
+
+@pytest.mark.parametrize("name", ["api", "worker-1", "worker-2", "beat", "flower", "migrations"])
+def test_every_line_of_what_was_logged_meanwhile_is_json(folder: Path, name: str) -> None:
+    """Starts, jobs, crashes of every server, a stop; Flower and the migrations have nothing to say."""
+    lines = (folder / "shared data" / "logs" / f"{name}.log").read_text(encoding="utf-8").splitlines()
+    levels = [json.loads(line)["level"] for line in lines]
+    assert set(levels) <= {"info", "warning", "error"}
+    assert levels or name in {"flower", "migrations"}
 
 
 def test_nothing_outlives_a_kill_and_the_job_is_still_there(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -83,7 +84,7 @@ def attempts_called(simulator: RunningSimulator, job_id: UUID) -> dict[str, int]
 async def test_sigterm_ends_what_runs_and_takes_no_more(
     start: Start, table: Table, doorbell: Doorbell, simulator: RunningSimulator
 ) -> None:
-    worker = start(WORKER)
+    worker = start(WORKER, LOG_FORMAT="json")
     job_id, late = await table.add("[[sim:latency=2.5]]"), await table.add()
     await ready(table)
     await ring(doorbell, job_id)
@@ -98,6 +99,8 @@ async def test_sigterm_ends_what_runs_and_takes_no_more(
     assert (await table.get(late)).state == "queued"
     assert await table.ask("SELECT 1 FROM workers") == []
     assert "Traceback" not in worker.output
+    messages = [json.loads(line)["message"] for line in worker.output.splitlines()]
+    assert "worker: Warm shutdown (MainProcess)" in messages, "what Celery prints is a line of the log, too"
 
 
 async def test_sigkill_during_a_call_is_rescued(

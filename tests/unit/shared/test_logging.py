@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 from collections.abc import Iterator
 
 import orjson
@@ -85,6 +86,7 @@ def test_a_lone_surrogate_is_written_escaped(log: logging.Logger, formatter: log
 def test_setup_replaces_handlers_and_sets_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [logging.NullHandler()])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     level = root.level
     settings = settings_of(
         database_url="postgresql://u:p@127.0.0.1/x",
@@ -98,5 +100,12 @@ def test_setup_replaces_handlers_and_sets_the_level(monkeypatch: pytest.MonkeyPa
         assert len(root.handlers) == 1
         assert isinstance(root.handlers[0].formatter, JsonFormatter)
         assert root.level == logging.WARNING
+        written = io.StringIO()
+        root.handlers[0].stream = written  # type: ignore[attr-defined]
+        sys.excepthook(ValueError, ValueError("AIza" + "x" * 30), None)
+        line = orjson.loads(written.getvalue())
+        assert (line["level"], line["message"]) == ("critical", "ended by ValueError")
+        assert "xxx" not in line["exception"]
     finally:
         root.setLevel(level)
+        logging.captureWarnings(capture=False)
