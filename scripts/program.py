@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from scripts import ports, process
+from scripts.spawned import Spawned
 
 
 @dataclass
-class Program:
+class Program(Spawned):
     """A process that can be started again and again.
 
     Attributes:
@@ -26,34 +27,16 @@ class Program:
 
     name: str
     command: Sequence[str]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     log: Path
     is_ready: Callable[[], bool] = lambda: True
     grace: float = 5
     stop_signal: signal.Signals = signal.SIGTERM
-    stdin: bytes = b""
+    stdin: bytes = field(default=b"", repr=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     #: What the kernel and the guardian send when the supervisor is gone.
     death_signal: ClassVar[signal.Signals] = signal.SIGKILL
-
-    @property
-    def process(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise RuntimeError(f"{self.name} has not been started")
-        return self._process
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def exit_code(self) -> int | None:
-        return self._process.poll() if self._process else None
 
     def start(self) -> None:
         """Start the process; it may take a while until `is_ready()`."""

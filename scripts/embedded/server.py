@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from scripts import files, ports, process
+from scripts.spawned import Spawned
 
 #: How long a server may take to answer after its start, in seconds; recovery after a crash is part of it.
 START_SECONDS = 60.0
@@ -25,7 +26,7 @@ class EmbeddedError(Exception):
     """A server could not be prepared, started or stopped; the text says why and what to do."""
 
 
-class EmbeddedServer(ABC):
+class EmbeddedServer(Spawned, ABC):
     """One server on loopback with its data in `folder/name`. Not for use by two threads at once."""
 
     name: ClassVar[str]
@@ -38,7 +39,6 @@ class EmbeddedServer(ABC):
         self.log = self.folder / "logs" / f"{self.name}.log"
         self._port = port
         self._fixed_port = port is not None
-        self._process: subprocess.Popen[bytes] | None = None
         self._rotated = False
 
     def __enter__(self) -> Self:
@@ -79,24 +79,6 @@ class EmbeddedServer(ABC):
         if self._port is None:
             raise EmbeddedError(f"{self.name} has not been started yet")
         return self._port
-
-    @property
-    def process(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise EmbeddedError(f"{self.name} is not running")
-        return self._process
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def exit_code(self) -> int | None:
-        return self._process.poll() if self._process else None
 
     @property
     def death_signal(self) -> signal.Signals:
