@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from api import docs, errors, openapi
-from api.deps import Services
+from api.deps import Services, heads
 from api.middleware import RequestContext
 from api.routers import artifacts, health, jobs, kinds, models
 from shared import checkpoints
@@ -46,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (jobs.router, artifacts.router, models.router, kinds.router, health.router, docs.router):
         # Taken over rather than included: an included router is matched anew in every request, twice.
         app.router.routes.extend(router.routes)
+    app.router.routes.extend(heads(app.router.routes))
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
 

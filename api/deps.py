@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from api.budget import Budget
 from api.readiness import Readiness
@@ -80,6 +82,14 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
+def uuid_of(value: str) -> UUID | None:
+    """The id that a path names; what has not the form of one is nobody's."""
+    try:
+        return UUID(value) if len(value) == 36 else None
+    except ValueError:
+        return None
+
+
 class ApiRoute(APIRoute):
     """A route that refuses query parameters it does not know: a misspelt filter must not look like no filter."""
 
@@ -147,6 +157,22 @@ async def authenticate(request: Request, scope: str | None) -> Caller:
             headers={"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"'},
         )
     return caller
+
+
+def heads(routes: Sequence[BaseRoute]) -> list[BaseRoute]:
+    """For each route that takes GET, one that takes HEAD: the server leaves the body out."""
+    return [
+        type(route)(
+            route.path,
+            route.endpoint,
+            methods=["HEAD"],
+            response_model=None,
+            include_in_schema=False,
+            openapi_extra=route.openapi_extra,
+        )
+        for route in routes
+        if isinstance(route, ApiRoute) and "GET" in (route.methods or ())
+    ]
 
 
 def _query_names(route: APIRoute) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import FastAPI, Request
@@ -25,6 +25,9 @@ from shared.errors import (
     field_error,
     pointer,
 )
+
+if TYPE_CHECKING:
+    from api.deps import Services
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +131,8 @@ def problem(scope: Mapping[str, Any], error: AppError) -> Response:
 def unexpected(scope: Mapping[str, Any], error: Exception) -> Response:
     """The answer where something raised what nobody foresaw: 503 when the database is away, else 500."""
     if is_unavailable(error):
-        log.warning("the database is away: %s", type(getattr(error, "orig", error)).__name__)
+        services: Services = scope["app"].state.services
+        services.database.outage.failed(error)
         detail = "The database cannot be reached at the moment. Nothing was changed; try again."
         return problem(scope, Unavailable(detail, retry_after=_RETRY_SECONDS))
     log.error("unexpected %s", type(error).__name__, exc_info=error)
@@ -167,7 +171,7 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     path = request.url.path
     if error.status_code == 404:
         hint = (
-            f" Leave out the slash at its end: {path.rstrip('/')}"
+            f" Leave out the slash at its end: {path.rstrip('/') or '/'}."
             if len(path) > 1 and path.endswith("/")
             else ""
         )

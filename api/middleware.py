@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from api.errors import unexpected
+from shared.access.service import Caller
 from shared.logging import context
 
 access = logging.getLogger("api.access")
@@ -87,4 +88,13 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
             scope["path"][:200],
             status,
             seconds * 1000,
+            extra=_who(scope),
         )
+
+
+def _who(scope: Scope) -> dict[str, str]:
+    """Whose request it was, and about which job: what ties the line to those of workers."""
+    caller: Caller | None = scope.get("caller")
+    job_id = scope.get("job_id")
+    who = {"project_id": str(caller.project_id), "key": caller.key_prefix} if caller else {}
+    return {**who, "job_id": str(job_id)} if job_id else who

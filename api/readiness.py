@@ -16,6 +16,7 @@ from sqlalchemy.exc import ProgrammingError
 from shared.config import Settings
 from shared.db import Database
 from shared.jobs.service import WORKER_ALIVE_SECONDS
+from shared.outage import Outage
 from shared.queue import ALL_QUEUES
 from shared.wakeups import Wakeups
 
@@ -48,8 +49,8 @@ class Readiness:
             ),
             application="plantain api health",
         )
-        self._postgresql = _Check(self._ask_postgresql)
-        self._redis = _Check(wakeups.ping)
+        self._postgresql = _Check(self._ask_postgresql, self._database.outage)
+        self._redis = _Check(wakeups.ping, Outage(log, "Redis"))
         self._known = revisions()
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
@@ -114,8 +115,10 @@ class Readiness:
 class _Check:
     """Asks at most once at a time: where an answer is overdue, nobody piles up behind it."""
 
-    def __init__(self, ask: Callable[[], Coroutine[Any, Any, dict[str, Any] | None]]) -> None:
+    def __init__(self, ask: Callable[[], Coroutine[Any, Any, dict[str, Any] | None]], outage: Outage) -> None:
         self._ask = ask
+        #: Told why the dependency is away: that holds addresses, which the answer must not.
+        self._outage = outage
         self._task: asyncio.Task[dict[str, Any] | None] | None = None
 
     async def __call__(self) -> dict[str, Any]:
@@ -131,11 +134,14 @@ class _Check:
         done, _ = await asyncio.wait({self._task}, timeout=max(left, 0.0))
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
         if not done:
+            self._outage.failed(TimeoutError(f"no answer to a health check within {CHECK_SECONDS} s"))
             return {"state": "unavailable", "detail": f"no answer within {CHECK_SECONDS} s"}
         try:
             found = self._task.result() or {}
         except Exception as error:  # noqa: BLE001  whatever a client raises: the dependency is away
+            self._outage.failed(error)
             return {"state": "unavailable", "detail": type(getattr(error, "orig", error)).__name__}
+        self._outage.went_well()
         return {"state": "ok", "latency_ms": milliseconds, **found}
 
     async def close(self) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import APIRouter, Path, Request
 from sqlalchemy import Row
 from starlette.responses import Response, StreamingResponse
 
 from api import conditional
-from api.deps import ProjectRoute, caller_of, services_of
+from api.deps import ProjectRoute, caller_of, services_of, uuid_of
 from api.openapi import ARTIFACT_ANSWERS, ARTIFACT_PARAMETERS, answers
 from shared import storage
 from shared.artifacts import queries
@@ -30,23 +29,24 @@ _SUFFIXES = {
 }
 
 
-@router.api_route(
+@router.get(
     "/{artifact_id}",
-    methods=["GET"],
     summary="Download a picture",
     response_class=Response,
     responses={**ARTIFACT_ANSWERS, **answers(401, 403, 404, 410, 416, 503, not_modified=True)},
     openapi_extra={"parameters": ARTIFACT_PARAMETERS},
 )
-@router.api_route("/{artifact_id}", methods=["HEAD"], include_in_schema=False)
 async def download(
     request: Request,
     artifact_id: Annotated[str, Path(description="The artifact's id.", json_schema_extra={"format": "uuid"})],
 ) -> Response:
     """The bytes, or one range of them. They never change: keep them as long as you like."""
     database = services_of(request).database
+    wanted_id = uuid_of(artifact_id)
+    if wanted_id is None:
+        raise _not_found()
     async with database.transaction() as db:
-        row = await queries.find(db, caller_of(request).project_id, _uuid_of(artifact_id))
+        row = await queries.find(db, caller_of(request).project_id, wanted_id)
     if row is None:
         raise _not_found()
     headers = _headers(row)
@@ -87,15 +87,6 @@ def _headers(row: Row[Any]) -> dict[str, str]:
         "Content-Disposition": f'{"inline" if suffix else "attachment"}; filename="{row.id}.{suffix or "bin"}"',
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
-
-
-def _uuid_of(value: str) -> UUID:
-    try:
-        if len(value) == 36:
-            return UUID(value)
-    except ValueError:
-        pass
-    raise _not_found()
 
 
 def _not_found() -> NotFound:

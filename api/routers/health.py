@@ -35,7 +35,6 @@ class Ready(BaseModel):
 
 
 @router.get("/live", response_model=Live, summary="Is the process alive?", openapi_extra={"security": []})
-@router.head("/live", include_in_schema=False)
 async def live(request: Request) -> Response:  # noqa: ARG001
     """200 as long as the process answers at all; asks nobody else."""
     return render.json_response(b'{"status":"alive"}')
@@ -51,11 +50,9 @@ _READY: dict[int | str, dict[str, Any]] = {503: {"model": Ready, "description": 
     responses=_READY,
     openapi_extra={"security": []},
 )
-@router.head("/ready", include_in_schema=False)
 @router.get(
     "", response_model=Ready, summary="The same as ready", responses=_READY, openapi_extra={"security": []}
 )
-@router.head("", include_in_schema=False)
 async def ready(request: Request) -> Response:
     """200 where PostgreSQL is well and its tables are current; answers within two seconds, whatever hangs."""
     accepting, report = await services_of(request).readiness.report()

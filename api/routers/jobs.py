@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.responses import Response
 
 from api import body, conditional, render
-from api.deps import ProjectRoute, Services, caller_of, services_of
+from api.deps import ProjectRoute, Services, caller_of, services_of, uuid_of
 from api.openapi import GET_PARAMETERS, JOB_HEADERS, SUBMIT_BODY, answers
 from shared.config import Settings
 from shared.errors import FieldError, NotFound, PayloadTooLarge, ValidationFailed, field_errors
@@ -55,6 +55,7 @@ async def _submit(request: Request, services: Services, data: bytes) -> Response
     else:
         job = await asyncio.to_thread(job_of, data, limit)
     row = await services.jobs.submit(caller_of(request).project_id, job)
+    request.scope["job_id"] = row.id  # for the log
     waiting = await services.jobs.waiting_reason(row)
     view = render.job_view(row, waiting, request.scope["public_url"])
     headers = {"Location": view["status_url"], "ETag": render.etag(row, waiting), **render.retry_after(row)}
@@ -104,7 +105,7 @@ async def get(request: Request) -> Response:
     """Cheap to poll: send the `ETag` back as `If-None-Match` and wait as long as `Retry-After` says."""
     # Parameters are read by hand: declared ones would cost a third of the whole poll.
     jobs = services_of(request).jobs
-    row = await jobs.get(caller_of(request).project_id, uuid_of(request.path_params["job_id"]))
+    row = await jobs.get(caller_of(request).project_id, job_id_of(request.path_params["job_id"]))
     waiting = await jobs.waiting_reason(row)
     headers = {"Cache-Control": "private, no-cache", **render.retry_after(row)}
     view = None
@@ -195,7 +196,8 @@ async def list_jobs(request: Request, query: Annotated[JobFilter, Query()]) -> R
 async def cancel(request: Request, job_id: JobId) -> Response:
     """A queued job ends at once; of a running one the worker is told. Cancelling again, or too late, is no error."""
     jobs = services_of(request).jobs
-    cancelled = await jobs.cancel(caller_of(request).project_id, uuid_of(job_id))
+    found = request.scope["job_id"] = job_id_of(job_id)  # for the log, too
+    cancelled = await jobs.cancel(caller_of(request).project_id, found)
     waiting = await jobs.waiting_reason(cancelled.job)
     return render.json_response(
         {
@@ -215,7 +217,7 @@ async def cancel(request: Request, job_id: JobId) -> Response:
 )
 async def result(request: Request, job_id: JobId) -> Response:
     """What a succeeded job made; 409 says why there is nothing (yet). Pictures have the `url` of their bytes."""
-    found = uuid_of(job_id)
+    found = job_id_of(job_id)
     row = await services_of(request).jobs.result(caller_of(request).project_id, found)
     headers = {"Cache-Control": "private, no-cache", "ETag": f'"{row.version}"'}
     if conditional.matches(request.headers.get("if-none-match"), headers["ETag"]):
@@ -224,18 +226,12 @@ async def result(request: Request, job_id: JobId) -> Response:
     return render.json_response(view, headers=headers)
 
 
-def uuid_of(value: str) -> UUID:
-    """The id; what has not an id's form is nobody's id.
-
-    Raises:
-        NotFound: it has not.
-    """
-    try:
-        if len(value) == 36:
-            return UUID(value)
-    except ValueError:
-        pass
-    raise NotFound("There is no such job in this project; an id is a UUID.", code="job_not_found")
+def job_id_of(value: str) -> UUID:
+    """Raises: NotFound: it has not the form of an id."""
+    found = uuid_of(value)
+    if found is None:
+        raise NotFound("There is no such job in this project; an id is a UUID.", code="job_not_found")
+    return found
 
 
 def _known(name: str, value: str | None, allowed: list[str]) -> None:

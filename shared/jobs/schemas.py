@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from shared.jobs.status import OnUnknown, Priority, State, WaitingReason
+from shared.kinds.base import Whole
 
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
 #: No object that is meant has as many fields.
 _MAX_FIELDS = 100
 
@@ -23,13 +34,29 @@ def _plausible(moment: datetime) -> datetime:
     return moment
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_plausible)]
+def _rfc3339(value: Any) -> Any:
+    """A number would be taken for seconds since 1970, and a day for its midnight."""
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("must be a time as in RFC 3339, such as 2030-01-31T12:00:00Z")
+    return value
+
+
+def _to_come(moment: datetime) -> datetime:
+    now = datetime.now(UTC)
+    if moment <= now:
+        raise PydanticCustomError(
+            "in_the_past", "has passed: it is {now} here", {"now": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+        )
+    return moment
+
+
+Moment = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_plausible), BeforeValidator(_rfc3339)]
 
 
 class JobSubmit(BaseModel):
     """A job to run."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     kind: Annotated[str, Field(description="What to do, such as `text.generate`; GET /kinds lists them.")]
     model: Annotated[
@@ -39,9 +66,9 @@ class JobSubmit(BaseModel):
         dict[str, Any],
         Field(max_length=_MAX_FIELDS, description="The kind's own input; GET /kinds has its JSON Schema."),
     ]
-    priority: Priority = Priority.STANDARD
+    priority: Annotated[Priority, Field(strict=False)] = Priority.STANDARD
     max_attempts: Annotated[
-        int | None, Field(ge=1, le=20, description="Calls at most, the first included.")
+        Whole | None, Field(ge=1, le=20, description="Calls at most, the first included.")
     ] = None
     timeout: Annotated[
         float | None, Field(ge=1, le=3600, description="Seconds that one attempt may take.")
@@ -49,11 +76,15 @@ class JobSubmit(BaseModel):
     on_unknown: Annotated[
         OnUnknown,
         Field(
-            description="What to do when a call's answer was lost and the provider may have billed it: call again, or fail."
+            strict=False,
+            description="What to do when a call's answer was lost and the provider may have billed it: call again, or fail.",
         ),
     ] = OnUnknown.RETRY
     scheduled_at: Annotated[Moment | None, Field(description="Not before this time.")] = None
-    expires_at: Annotated[Moment | None, Field(description="Not started by then, the job expires.")] = None
+    expires_at: Annotated[
+        Annotated[Moment, AfterValidator(_to_come)] | None,
+        Field(description="Not started by then, the job expires; a time to come."),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod

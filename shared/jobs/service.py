@@ -177,7 +177,8 @@ class JobService:
             return row
         if row.state in FINAL:
             reason = f": {row.error['message']}" if row.error else ""
-            raise Conflict(f"The job {row.state}, so there is no result{reason}.", code=f"job_{row.state}")
+            became = "was cancelled" if row.state == State.CANCELLED else row.state
+            raise Conflict(f"The job {became}, so there is no result{reason}.", code=f"job_{row.state}")
         raise Conflict(
             f"The job is {row.state}; poll /api/v1/jobs/{job_id} until it is final.",
             code="job_not_finished",
@@ -303,7 +304,7 @@ def resolve(job: JobSubmit) -> tuple[Kind, ModelSpec]:
             code="unknown_kind",
             errors=[FieldError("/kind", "not_allowed", message, list(KINDS))],
         )
-    model = catalog().get(job.model or kind.default_model)
+    model = catalog().get(kind.default_model if job.model is None else job.model)
     if model is None or kind.name not in model.kinds:
         allowed = [entry.alias for entry in models_for(kind.name)]
         what = "is no model here" if model is None else f"does not do {kind.name}"

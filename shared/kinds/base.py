@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from shared.errors import FieldError, shown
 from shared.providers.base import Generation, GenerationRequest, ImageBytes
 from shared.providers.catalog import ModelSpec
 
 
-class KindInput(BaseModel):
-    """Base of every kind's input: an unknown field is an error, not a silent nothing."""
+def _whole(value: Any) -> Any:
+    """JSON Schema's integers include 7.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+#: An integer as JSON Schema has it: neither a string nor a boolean.
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
+class KindInput(BaseModel):
+    """Base of every kind's input: an unknown field or another type is an error, not a silent nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 @dataclass(frozen=True, slots=True)

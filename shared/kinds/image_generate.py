@@ -8,7 +8,15 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from shared.errors import FieldError, shown
-from shared.kinds.base import Accepted, InputImage, InputRejected, KindInput, StoredImage, not_allowed
+from shared.kinds.base import (
+    Accepted,
+    InputImage,
+    InputRejected,
+    KindInput,
+    StoredImage,
+    Whole,
+    not_allowed,
+)
 from shared.providers.base import Generation, ImageBytes, ImageRequest
 from shared.providers.catalog import ImageCapabilities, ModelSpec
 from shared.providers.images import NotAnImageError, decode_base64, inspect
@@ -33,7 +41,7 @@ class ImageInput(KindInput):
     ]
     aspect_ratio: str = "1:1"
     size: str = "1K"
-    seed: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    seed: Annotated[Whole | None, Field(ge=0, le=2**31 - 1)] = None
     input_images: list[EncodedImage] = []
 
 
@@ -123,6 +131,10 @@ def _decode_all(encoded: Sequence[EncodedImage], can: ImageCapabilities) -> list
 
 
 def _decode(item: EncodedImage, can: ImageCapabilities) -> InputImage:
+    if item.data[:5].lower() == "data:":
+        raise NotAnImageError("must be base64 alone; leave out the data:…;base64, prefix")
+    if item.data[:8].lower().startswith(("http://", "https://")):
+        raise NotAnImageError("must be the file itself in base64; addresses are not fetched")
     data = decode_base64(item.data)
     if len(data) > can.max_input_image_bytes:
         raise NotAnImageError(f"has {len(data):,} bytes; at most {can.max_input_image_bytes:,} are allowed")

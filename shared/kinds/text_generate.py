@@ -12,7 +12,7 @@ from jsonschema.exceptions import SchemaError
 from pydantic import Field, model_validator
 
 from shared.errors import FieldError
-from shared.kinds.base import Accepted, InputRejected, KindInput, StoredImage, not_allowed
+from shared.kinds.base import Accepted, InputRejected, KindInput, StoredImage, Whole, not_allowed
 from shared.providers.base import Generation, ImageBytes, Message, TextRequest
 from shared.providers.catalog import ModelSpec, TextCapabilities
 
@@ -43,11 +43,11 @@ class TextInput(KindInput):
         dict[str, Any] | None,
         Field(description="JSON Schema (2020-12) of the wanted answer; the result then has `json`."),
     ] = None
-    max_output_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_output_tokens: Annotated[Whole | None, Field(ge=1)] = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(ge=0, le=1)] = None
-    top_k: Annotated[int | None, Field(ge=1)] = None
-    seed: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    top_k: Annotated[Whole | None, Field(ge=1)] = None
+    seed: Annotated[Whole | None, Field(ge=0, le=2**31 - 1)] = None
     stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=16)] = []
     thinking_level: Annotated[
         str | None, Field(description="How much the model may think; see the model's capabilities.")
@@ -104,6 +104,17 @@ class TextGenerate:
 def _prompt_errors(parsed: TextInput, limit: int) -> list[FieldError]:
     if parsed.prompt is not None and not parsed.prompt.strip():
         return [FieldError("/prompt", "empty", "is empty; write what should be generated")]
+    blank = [
+        FieldError(
+            f"/messages/{position}/text", "empty", "is empty; write what was said, or leave the turn out"
+        )
+        for position, turn in enumerate(parsed.messages or ())
+        if not turn.text.strip()
+    ]
+    if parsed.system is not None and not parsed.system.strip():
+        blank.append(FieldError("/system", "empty", "is empty; write instructions, or leave it out"))
+    if blank:
+        return blank
     total = (
         len(parsed.prompt or "")
         + len(parsed.system or "")

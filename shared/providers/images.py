@@ -49,9 +49,9 @@ def inspect(data: bytes) -> ImageBytes:
             kind = picture.format or ""
             width, height = picture.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise NotAnImageError(f"{len(data)} bytes that are no picture, starting {data[:8]!r}") from None
+        raise NotAnImageError(f"{len(data):,} bytes that are no PNG, JPEG, WebP or GIF picture") from None
     if not _is_whole(kind, data):
-        raise NotAnImageError(f"a {kind} picture of {len(data)} bytes whose end is missing")
+        raise NotAnImageError(f"a {kind} picture of {len(data):,} bytes whose end is missing")
     return ImageBytes(data=data, media_type=_MEDIA_TYPES[kind], width=width, height=height)
 
 

@@ -120,3 +120,5 @@ async def test_without_a_result_409_says_why(
     assert ("retry-after" in response.headers) == (code == "job_not_finished")
     if state is State.FAILED:
         assert "The provider refused." in body["detail"]
+    if state is State.CANCELLED:
+        assert body["detail"] == "The job was cancelled, so there is no result."

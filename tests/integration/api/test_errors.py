@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -27,14 +28,16 @@ async def test_an_unknown_address(anonymous: httpx.AsyncClient) -> None:
 
 async def test_a_slash_too_many_is_told_and_never_redirected(client: httpx.AsyncClient) -> None:
     body = problem(await client.get("/api/v1/jobs/"), 404, "not_found")
-    assert "/api/v1/jobs" in body["detail"]
+    assert body["detail"] == (
+        "Nothing is at this address. Leave out the slash at its end: /api/v1/jobs. /docs lists what there is."
+    )
 
 
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("DELETE", "/api/v1/jobs", "GET, POST"),
-        ("POST", "/api/v1/jobs/x", "GET"),
+        ("DELETE", "/api/v1/jobs", "GET, HEAD, POST"),
+        ("POST", "/api/v1/jobs/x", "GET, HEAD"),
         ("GET", "/api/v1/jobs/x/cancel", "POST"),
         ("PUT", "/api/v1/artifacts/x", "GET, HEAD"),
         ("POST", "/api/health/live", "GET, HEAD"),
@@ -46,6 +49,37 @@ async def test_another_method_names_all_that_are_possible(
     response = await client.request(method, path)
     problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == allow
+
+
+async def test_head_is_taken_wherever_get_is(
+    app: FastAPI, client: httpx.AsyncClient, anonymous: httpx.AsyncClient
+) -> None:
+    job = (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).json()
+    values = {"job_id": job["id"], "name": "text.generate", "alias": "gemini-flash", "artifact_id": job["id"]}
+    paths = {route.path.format(**values) for route in app.routes if "GET" in getattr(route, "methods", ())}  # type: ignore[attr-defined]
+    assert len(paths) > 10
+    for path in paths:
+        got, head = await client.get(path), await client.head(path)
+        assert (head.status_code, head.headers.get("etag")) == (got.status_code, got.headers.get("etag")), (
+            path
+        )
+        if path.startswith("/api/v1"):
+            assert (await anonymous.head(path)).status_code == 401
+    assert (await client.head("/api/v1/jobs?nonsense=1")).status_code == 422
+    assert (await client.head(f"{job['status_url']}?include=attempts")).status_code == 200
+
+
+async def test_a_request_that_changes_something_is_logged_with_who_and_what(
+    client: httpx.AsyncClient, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "api.access"):
+        job = (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).json()
+        await client.post(job["cancel_url"])
+    lines = [vars(record) for record in caplog.records if record.name == "api.access"]
+    assert len(lines) == 2
+    for line in lines:
+        assert (line["job_id"], line["key"]) == (job["id"], key[4:12])
+        assert line["project_id"]
 
 
 async def test_a_misspelt_parameter_is_refused_everywhere(client: httpx.AsyncClient) -> None:
@@ -97,7 +131,10 @@ async def test_an_answer_that_breaks_off_is_logged_and_cut(
 
 
 async def test_a_database_that_is_away_is_503_at_once_and_comes_back(
-    client: httpx.AsyncClient, settings: Settings, postgres: EmbeddedPostgres
+    client: httpx.AsyncClient,
+    settings: Settings,
+    postgres: EmbeddedPostgres,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     job = (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).json()
     postgres.stop()
@@ -112,8 +149,13 @@ async def test_a_database_that_is_away_is_503_at_once_and_comes_back(
     assert time.monotonic() - started < 3
     assert (await client.get("/api/health/live")).status_code == 200
     postgres.start()
+    await asyncio.sleep(1)
     assert (await client.get(job["status_url"])).status_code == 200
     assert (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).status_code == 202
+    begin, end = (record.getMessage() for record in caplog.records if record.name == "shared.db")
+    assert begin.startswith("the database cannot be used: ")
+    assert "Error" not in begin, "what the driver said, not its class"
+    assert end.startswith("the database can be used again")
 
 
 async def test_a_database_that_hangs_is_503_in_time(

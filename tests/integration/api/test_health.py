@@ -88,6 +88,8 @@ class TestWithoutPostgresql:
         assert "hidden" not in str(report)
         assert "127.0.0.1" not in str(report)
         assert "not ready" in caplog.text
+        (reason,) = (line for line in caplog.messages if line.startswith("the database cannot be used: "))
+        assert "refused" in reason, "once, and with what the driver said"
 
 
 class TestWithoutRedis:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -124,7 +125,9 @@ async def test_bodies_that_never_end_fill_no_memory_and_let_others_through(
         except ConnectionError:
             return b""
         finally:
-            writer.close()
+            writer.transport.abort()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
     before = memory(server)
     holders = [asyncio.create_task(hold()) for _ in range(12)]
@@ -136,6 +139,7 @@ async def test_bodies_that_never_end_fill_no_memory_and_let_others_through(
     assert memory(server) - before < 200_000_000
     for task in holders:
         task.cancel()
+    await asyncio.gather(*holders, return_exceptions=True)
 
 
 def memory(server: Server) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -121,8 +122,31 @@ async def test_input_pictures_are_stored_beside_the_job(
         ({"priority": "urgent"}, "validation_failed", "/priority", "enum"),
         ({"prompt": "x"}, "validation_failed", "/prompt", "extra_forbidden"),
         ({"max_attempts": 0}, "validation_failed", "/max_attempts", "greater_than_equal"),
-        ({"max_attempts": 10**30}, "validation_failed", "/max_attempts", "int_parsing_size"),
-        ({"timeout": "soon"}, "validation_failed", "/timeout", "float_parsing"),
+        ({"max_attempts": 10**30}, "validation_failed", "/max_attempts", "less_than_equal"),
+        ({"timeout": "soon"}, "validation_failed", "/timeout", "float_type"),
+        ({"timeout": "5"}, "validation_failed", "/timeout", "float_type"),
+        ({"timeout": True}, "validation_failed", "/timeout", "float_type"),
+        ({"max_attempts": "3"}, "validation_failed", "/max_attempts", "int_type"),
+        ({"max_attempts": 2.5}, "validation_failed", "/max_attempts", "int_type"),
+        ({"scheduled_at": 1_900_000_000}, "validation_failed", "/scheduled_at", "value_error"),
+        ({"scheduled_at": "1900000000"}, "validation_failed", "/scheduled_at", "value_error"),
+        ({"scheduled_at": "2100-01-01"}, "validation_failed", "/scheduled_at", "value_error"),
+        ({"expires_at": "2020-01-01T00:00:00Z"}, "validation_failed", "/expires_at", "in_the_past"),
+        ({"model": ""}, "unknown_model", "/model", "not_allowed"),
+        ({"input": {"prompt": "x", "seed": True}}, "validation_failed", "/input/seed", "int_type"),
+        (
+            {"input": {"prompt": "x", "max_output_tokens": "7"}},
+            "validation_failed",
+            "/input/max_output_tokens",
+            "int_type",
+        ),
+        ({"input": {"prompt": "x", "system": " \n"}}, "validation_failed", "/input/system", "empty"),
+        (
+            {"input": {"messages": [{"role": "user", "text": " "}]}},
+            "validation_failed",
+            "/input/messages/0/text",
+            "empty",
+        ),
         ({"scheduled_at": "2026-01-01T00:00:00"}, "validation_failed", "/scheduled_at", "timezone_aware"),
         ({"scheduled_at": "0001-01-01T00:00:00+14:00"}, "validation_failed", "/scheduled_at", "value_error"),
         ({"expires_at": "9999-12-31T23:59:59-14:00"}, "validation_failed", "/expires_at", "value_error"),
@@ -137,7 +161,7 @@ async def test_input_pictures_are_stored_beside_the_job(
             "null_character",
         ),
         ({"input": {"prompt": 5}}, "validation_failed", "/input/prompt", "string_type"),
-        ({"input": {"prompt": "x", "seed": 1e30}}, "validation_failed", "/input/seed", "int_parsing_size"),
+        ({"input": {"prompt": "x", "seed": 1e30}}, "validation_failed", "/input/seed", "less_than_equal"),
         ({"input": {"prompt": "x", "colour": 1}}, "validation_failed", "/input/colour", "extra_forbidden"),
         (
             {"input": {"prompt": "x", "thinking_level": "max"}},
@@ -172,6 +196,44 @@ async def test_what_is_not_allowed_is_named(
     assert (pointer, error_code) in [(entry["pointer"], entry["code"]) for entry in body["errors"]], body
     assert all(entry["message"] for entry in body["errors"])
     assert await count_jobs(database) == 0
+
+
+async def test_what_the_published_schema_allows_is_taken(client: httpx.AsyncClient) -> None:
+    response = await submit(
+        client,
+        input={"prompt": "x", "seed": 7.0, "max_output_tokens": 7, "stop": ["\n"]},
+        priority="batch",
+        on_unknown="fail",
+        timeout=5,
+        max_attempts=2,
+        scheduled_at="2100-01-01t00:00:00.5+01:00",
+        expires_at="2100-01-02T00:00:00Z",
+    )
+    assert response.status_code == 202, response.text
+    assert response.json()["scheduled_at"] == "2099-12-31T23:00:00.500000Z"
+
+
+async def test_a_job_may_expire_at_any_time_to_come(client: httpx.AsyncClient) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+    assert (await submit(client, expires_at=soon.isoformat())).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("data:image/png;base64,AAAA", "leave out the data:"),
+        ("https://example.com/a.png", "addresses are not fetched"),
+        (base64.b64encode(b"\x89PNG\r\n\x1a\nhello").decode(), "no PNG, JPEG, WebP or GIF"),
+    ],
+)
+async def test_what_is_no_picture_is_told_in_words(client: httpx.AsyncClient, data: str, says: str) -> None:
+    response = await submit(
+        client, factories.IMAGE_JOB, input={"prompt": "x", "input_images": [{"data": data}]}
+    )
+    (error,) = problem(response, 422, "validation_failed")["errors"]
+    assert (error["pointer"], error["code"]) == ("/input/input_images/0/data", "invalid_image")
+    assert says in error["message"]
+    assert "\\x" not in error["message"]
 
 
 async def test_a_size_that_the_model_lacks_lists_those_it_has(client: httpx.AsyncClient) -> None:
