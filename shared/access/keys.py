@@ -7,6 +7,7 @@ import secrets
 from hashlib import sha256
 
 _FORM = re.compile(r"pln_([a-z2-7]{8})_[A-Za-z0-9_-]{43}")
+_NAMED = re.compile(r"(?:pln_)?([a-z2-7]{8})")
 _PREFIX_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
 
@@ -20,6 +21,12 @@ def prefix_of(key: str) -> str | None:
     """The readable part; None where the text has not the form of a key."""
     match = _FORM.fullmatch(key)
     return match[1] if match else None
+
+
+def prefix_in(text: str) -> str | None:
+    """The prefix in a whole key, in ``pln_<prefix>``, or alone; None where it is none of these."""
+    match = _NAMED.fullmatch(text)
+    return match[1] if match else prefix_of(text)
 
 
 def hash_of(key: str) -> bytes:
