@@ -23,6 +23,8 @@ _LIMIT = re.compile(
 #: Passwords that stand in examples; production refuses them.
 _DEVELOPMENT_PASSWORDS = {"", "plantain", "postgres", "password", "changeme", "change-me", "secret"}
 
+_ENCODE = "percent-encode the password where it holds / # ? @ : or %"
+
 
 class Environment(StrEnum):
     DEVELOPMENT = "development"
@@ -117,18 +119,22 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgresql(cls, url: SecretStr) -> SecretStr:
-        scheme = urlsplit(url.get_secret_value()).scheme
-        if scheme not in {"postgresql", "postgres", "postgresql+psycopg"}:
+        if _scheme(url) not in {"postgresql", "postgres", "postgresql+psycopg"}:
             raise ValueError(
                 "must start with postgresql://, such as postgresql://user:password@host:5432/plantain"
             )
+        _require_address(url)
         return url
 
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, url: SecretStr) -> SecretStr:
-        if urlsplit(url.get_secret_value()).scheme not in {"redis", "rediss"}:
+        if _scheme(url) not in {"redis", "rediss"}:
             raise ValueError("must start with redis:// or rediss://, such as redis://:password@host:6379/0")
+        _require_address(url)
+        path = urlsplit(url.get_secret_value()).path.strip("/")
+        if path and not (path.isascii() and path.isdigit()):
+            raise ValueError(f"must end with the number of a database, such as /0; {_ENCODE}")
         return url
 
     @field_validator("simulator_url", "gemini_base_url", "nano_banana_base_url", "public_url")
@@ -202,6 +208,24 @@ class Settings(BaseSettings):
         """The database's address with the driver that we use named in it; holds the password."""
         _, _, rest = self.database_url.get_secret_value().partition("://")
         return f"postgresql+psycopg://{rest}"
+
+
+def _scheme(url: SecretStr) -> str:
+    return url.get_secret_value().partition("://")[0].lower()
+
+
+def _require_address(url: SecretStr) -> None:
+    """Refuses what a driver would only refuse later, with a traceback, and with a part of the password in it."""
+    text = url.get_secret_value()
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:  # its message names what stands where the port should
+        raise ValueError(f"has no port that is a number from 1 to 65535; {_ENCODE}") from None
+    if port == 0 or "#" in text or (parts.hostname is None and "host=" not in parts.query):
+        raise ValueError(f"has no host and port that can be read; {_ENCODE}")
+    if "@" in parts.path:
+        raise ValueError(f"has an @ after its host; {_ENCODE}")
 
 
 def parse_limits(text: str) -> dict[str, tuple[int | None, int | None]]:

@@ -84,3 +84,45 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_example_lists_every_setting() -> None:
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     assert not [name for name in Settings.model_fields if f"{name.upper()}=" not in example]
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("redis_url", "redis://:c4n4ry@h:c4n4ry/0"),
+        ("redis_url", "redis://:c4n4ry@h:99999/0"),
+        ("redis_url", "redis://:c4n4ry/c4n4ry@h:6379/0"),
+        ("redis_url", "redis://:c4n4ry#c4n4ry@h:6379/0"),
+        ("redis_url", "redis://:c4n4ry?c4n4ry@h:6379/0"),
+        ("redis_url", "redis://h:6379/c4n4ry"),
+        ("redis_url", "redis://[c4n4ry/0"),
+        ("redis_url", "redis://"),
+        ("database_url", "postgresql://u:c4n4ry@h:c4n4ry/x"),
+        ("database_url", "postgresql://u:12/c4n4ry@h:5432/x"),
+        ("database_url", "postgresql://u:c4n4ry#c4n4ry@h:5432/x"),
+        ("database_url", "postgresql://u:c4n4ry@/x"),
+        ("database_url", "postgresql://u:c4n4ry@[h/x"),
+    ],
+)
+def test_an_address_that_cannot_be_read_says_what_to_encode_and_shows_nothing(name: str, url: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings_of(**{**BASE, name: url})
+    (line,) = problems(caught.value)
+    assert line.startswith(f"{name.upper()}: ")
+    assert "percent-encode the password" in line
+    assert "c4n4ry" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("redis_url", "redis://h"),
+        ("redis_url", "rediss://user:p%2F%23@h:6380/15?ssl_cert_reqs=none"),
+        ("redis_url", "redis://[::1]:6379/0"),
+        ("database_url", "postgres://h/x"),
+        ("database_url", "postgresql+psycopg://u:p%2F@[::1]:5432/x?sslmode=require"),
+        ("database_url", "postgresql://u@/x?host=/var/run/postgresql"),
+    ],
+)
+def test_addresses_in_their_other_forms_are_taken(name: str, url: str) -> None:
+    settings_of(**{**BASE, name: url})
