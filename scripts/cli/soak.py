@@ -284,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--minutes", type=float, default=20, metavar="N", help="how long there is load (default: %(default)s)"
     )
-    add("--seed", type=int, help="repeats the load and the order of the faults")
+    add("--seed", type=int, help="repeats the order of the faults and, but for its timing, the load")
     add("--jobs-per-second", type=float, default=8, metavar="N", help="on average (default: %(default)s)")
     add("--fault-every", type=float, default=20, metavar="SECONDS", help="(default: %(default)s)")
     add("--workers", type=int, choices=range(2, 9), default=3, help="processes (default: %(default)s)")
