@@ -68,6 +68,13 @@ def test_an_error_shows_no_value() -> None:
     assert "s3cr3t" not in shown
 
 
+@pytest.mark.parametrize("name", ["simulator_url", "gemini_base_url", "database_url", "redis_url"])
+def test_an_address_that_cannot_be_read_is_not_repeated(name: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        settings_of(**{**BASE, name: "http://user:canaryfeather\u2100@host"})
+    assert "canaryfeather" not in str(error.value) + "".join(problems(error.value))
+
+
 def test_blanks_around_a_key_are_dropped() -> None:
     key = settings_of(**BASE, gemini_api_key=" AIza-something\n").gemini_api_key
     assert key is not None
