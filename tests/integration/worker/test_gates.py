@@ -132,8 +132,8 @@ async def test_a_configured_limit_is_held_across_workers(
 async def test_a_storm_against_an_unknown_limit_finishes_with_few_refused_calls(
     database: Database, settings: Settings, simulator: RunningSimulator, workers: Workers
 ) -> None:
-    # 20 calls in any 2 seconds, which the provider names when it refuses (as 600 a minute).
-    simulator.configure(rpm={UPSTREAM: 20}, rate_window=2)
+    # 60 calls in any 6 seconds, which the provider names when it refuses (as 600 a minute).
+    simulator.configure(rpm={UPSTREAM: 60}, rate_window=6)
     await _submit(database, 120)
     async with AsyncExitStack() as stack:
         made = [await stack.enter_async_context(workers(name=name)) for name in ("a", "b", "c")]
