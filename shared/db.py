@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 
 #: A connection that was in use so recently is taken to be alive.
 _TRUSTED_SECONDS = 1.0
+#: A process that stands still in the middle of a transaction keeps its locks for so long, and no longer.
+_IDLE_MILLISECONDS = 15_000
 
 
 class Database:
@@ -50,7 +52,7 @@ class Database:
             connect_args={
                 "connect_timeout": max(2, round(settings.database_connect_timeout)),
                 "application_name": application,
-                "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"
+                "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}"
                 " -c timezone=UTC",
                 # A peer that vanished without a word is noticed within about ten seconds.
                 "keepalives_idle": 5,
@@ -127,5 +129,6 @@ def is_unavailable(error: BaseException) -> bool:
     state = original.sqlstate
     if state is None:  # the connection failed before the server could answer
         return isinstance(original, psycopg.OperationalError | psycopg.InterfaceError)
-    # 08 connection, 53 out of resources, 57 shut down or cancelled, 25006 read-only, 58 disk, 55P03 lock timeout
-    return state[:2] in {"08", "53", "57", "58"} or state in {"25006", "55P03"}
+    # 08 connection, 53 out of resources, 57 shut down or cancelled, 58 disk;
+    # 25006 read-only, 25P03 this process stood still in a transaction, 55P03 lock timeout
+    return state[:2] in {"08", "53", "57", "58"} or state in {"25006", "25P03", "55P03"}

@@ -59,7 +59,11 @@ def test_frozen_during_calls(new_stack: NewStack) -> None:
 
 @pytest.mark.fault(20, "a worker frozen between claim and call, and thawed")
 def test_frozen_before_the_call(new_stack: NewStack) -> None:
-    """Thawed, it must find out that the job is no longer its own before it pays for a call."""
+    """Thawed, it must find out that the job is no longer its own before it pays for a call.
+
+    It stops wherever else it is, too: sometimes in the middle of claiming others, whose rows it keeps locked until
+    PostgreSQL ends its transaction after 15 s.
+    """
     stack = new_stack(workers=2, LEASE_SECONDS=2, LEASE_RENEW_SECONDS=0.5)
     stack.orders.stop("claimed", count=1)
     stack.clients.submit(8, seconds=0.2)
