@@ -133,7 +133,8 @@ def unexpected(scope: Mapping[str, Any], error: Exception) -> Response:
     if is_unavailable(error):
         services: Services = scope["app"].state.services
         services.database.outage.failed(error)
-        detail = "The database cannot be reached at the moment. Nothing was changed; try again."
+        # A commit whose reply was lost may have gone through: no promise that nothing was changed.
+        detail = "The database cannot be reached at the moment. Try again; look first whether a change went through."
         return problem(scope, Unavailable(detail, retry_after=_RETRY_SECONDS))
     log.error("unexpected %s", type(error).__name__, exc_info=error)
     return problem(
