@@ -76,6 +76,7 @@ def test_flower_changes_nothing(up: Up) -> None:
     login = (up.facts["flower_user"], up.facts["flower_password"])
     url = up.facts["flower_url"]
     with httpx.Client(base_url=url, auth=login, trust_env=False) as flower:
+        wait_until(lambda: len(flower.get("/api/workers").json()) == 2, 30)
         (name, _) = flower.get("/api/workers").json()
         assert flower.post(f"/api/worker/shutdown/{name}").status_code == 403
 

@@ -78,7 +78,7 @@ async def test_rate_limit(http: httpx.AsyncClient, sim: SimulatorProcess) -> Non
     refused = await generate(http)
     assert [*statuses, refused.status_code] == [200, 200, 429]
     failure, info = refused.json()["error"]["details"]
-    assert failure["violations"][0]["quotaValue"] == "2"
+    assert failure["violations"][0]["quotaValue"] == "240", "by the minute"
     assert 0 < float(info["retryDelay"].removesuffix("s")) <= 0.5
     assert (await generate(http, model="gemini-3.5-flash-lite")).status_code == 200
     await asyncio.sleep(float(info["retryDelay"].removesuffix("s")))
