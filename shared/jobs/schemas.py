@@ -83,7 +83,9 @@ class JobSubmit(BaseModel):
     scheduled_at: Annotated[Moment | None, Field(description="Not before this time.")] = None
     expires_at: Annotated[
         Annotated[Moment, AfterValidator(_to_come)] | None,
-        Field(description="Not started by then, the job expires; a time to come."),
+        Field(
+            description="Still waiting by then, for its start or for a retry, the job expires; a time to come."
+        ),
     ] = None
 
     @model_validator(mode="before")

@@ -24,7 +24,7 @@ class State(StrEnum):
     FAILED = "failed"
     #: The client called it off.
     CANCELLED = "cancelled"
-    #: Nobody started it before ``expires_at``.
+    #: It still waited, for its start or for a retry, at ``expires_at``.
     EXPIRED = "expired"
 
 

@@ -118,7 +118,7 @@ class Job(Base):
     published_at: Mapped[Timestamp | None]
     started_at: Mapped[Timestamp | None]
     finished_at: Mapped[Timestamp | None]
-    #: Not started by then means expired.
+    #: Still waiting by then, for its start or for a retry, means expired.
     expires_at: Mapped[Timestamp | None]
     cancel_requested_at: Mapped[Timestamp | None]
     waiting_reason: Mapped[str | None] = mapped_column(Text)
