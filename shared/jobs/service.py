@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from shared.kinds.base import Accepted, InputRejected, Kind
 from shared.providers.catalog import ModelSpec, catalog, models_for
 from shared.queue import Doorbell, queue_name
 from shared.wakeups import Wakeups
+
+log = logging.getLogger(__name__)
 
 #: Inputs with more bytes than this are checked on a thread: decoding pictures takes time.
 _INLINE_BYTES = 64 * 1024
@@ -186,12 +189,22 @@ class JobService:
         )
 
     async def waiting_reason(self, row: Row[Any]) -> WaitingReason | None:
-        """Why a queued job waits: what is stored, else whether any worker takes from its queue."""
+        """Why a queued job waits: what is stored, else whether any worker takes from its queue.
+
+        Where nobody can be asked about workers it is taken to be in the queue: a submit is stored by now.
+        """
         if row.state != State.QUEUED:
             return None
         if row.waiting_reason:
             return WaitingReason(row.waiting_reason)
-        return WaitingReason.IN_QUEUE if row.queue in await self.live_queues() else WaitingReason.NO_WORKERS
+        try:
+            served = row.queue in await self.live_queues()
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            self._database.outage.failed(error)
+            served = True
+        return WaitingReason.IN_QUEUE if served else WaitingReason.NO_WORKERS
 
     async def live_queues(self) -> frozenset[str]:
         """The queues that at least one live worker takes jobs from."""
@@ -277,12 +290,18 @@ class JobService:
         return [found.get(job_id) for job_id in ids]
 
     async def _note_unpublished(self, job_id: UUID) -> None:
-        """The job is safe either way: without this note the reconciler only takes longer to see it."""
+        """The job is stored either way: without this note the reconciler only takes longer to see it.
+
+        So nothing that goes wrong here may turn the 202 into an error, for which the client would submit again.
+        """
         try:
-            await self._unpublished(job_id)
+            async with asyncio.timeout(self._patience):
+                await self._unpublished(job_id)
         except Exception as error:
-            if not is_unavailable(error):
-                raise
+            if is_unavailable(error):
+                self._database.outage.failed(error)
+            else:
+                log.exception("job %s could not be noted as unpublished", job_id)
 
     async def _unpublish_batch(self, ids: Sequence[UUID]) -> Sequence[None]:
         async with self._database.transaction() as db:

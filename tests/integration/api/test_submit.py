@@ -76,6 +76,37 @@ async def test_many_at_once_each_get_their_own_job(client: httpx.AsyncClient, da
         assert stored[UUID(answer.json()["id"])] == f"number {number}"
 
 
+@pytest.mark.parametrize(
+    ("fails", "error"),
+    [
+        ("_ask_live_queues", ConnectionError("the database went away")),
+        ("_unpublished", ConnectionError("the database went away")),
+        ("_unpublished", ValueError("a fault of ours")),
+    ],
+)
+async def test_a_database_that_goes_away_after_the_commit_does_not_take_the_202_back(
+    client: httpx.AsyncClient,
+    app: FastAPI,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str,
+    error: Exception,
+) -> None:
+    # A client that is told 503 submits again, and the job would be run and paid for twice.
+    jobs = app.state.services.jobs
+
+    async def away(_: object) -> object:
+        raise error
+
+    async def unsent(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(getattr(jobs, fails), "_run", away)
+    monkeypatch.setattr(jobs._doorbell, "ring", unsent)
+    assert (await submit(client)).status_code == 202
+    assert await count_jobs(database) == 1
+
+
 async def test_the_model_may_be_left_out(client: httpx.AsyncClient) -> None:
     response = await client.post("/api/v1/jobs", json={"kind": "text.generate", "input": {"prompt": "x"}})
     assert response.json()["model"] == "gemini-flash"
