@@ -109,8 +109,8 @@ class Doorbell:
     producer held open; while it sends, further ids gather and go out in one pipeline.
     """
 
-    def __init__(self, settings: Settings, *, app: Celery | None = None) -> None:
-        self._app = app or make_celery(settings)
+    def __init__(self, settings: Settings) -> None:
+        self._app = make_celery(settings)
         self._timeout = settings.publish_timeout
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="doorbell")
         self._connection: Any = None

@@ -48,7 +48,6 @@ class Flight:
     cancelled: bool = False
     #: Another attempt, or a rescue, has taken over: nothing may be written.
     fenced: bool = False
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def stop(self, *, fenced: bool = False) -> None:
         """Aborts the provider call, if it is under way."""
@@ -81,7 +80,6 @@ class Flights:
 
     def remove(self, flight: Flight) -> None:
         self._all.discard(flight)
-        flight.ended.set()
 
     async def keep(self) -> None:
         """Renews every few seconds, for ever."""
