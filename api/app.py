@@ -14,7 +14,9 @@ from api import docs, errors, openapi
 from api.deps import Services, heads
 from api.middleware import RequestContext
 from api.routers import artifacts, health, jobs, kinds, models
+from api.shortcut import Application
 from shared import checkpoints
+from shared.collector import calm_the_collector
 from shared.config import Settings, get_settings
 from shared.logging import setup_logging
 
@@ -26,12 +28,13 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Beside the start, not before it: a process that is alive and not ready can say so.
+        calm_the_collector()
         first_look = asyncio.create_task(services.readiness.log_once())
         yield
         await first_look  # takes no longer than a health check
         await services.close()
 
-    app = FastAPI(
+    app = Application(
         title="Plantain",
         version=_version(),
         lifespan=lifespan,
@@ -47,6 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
         # Taken over rather than included: an included router is matched anew in every request, twice.
         app.router.routes.extend(router.routes)
     app.router.routes.extend(heads(app.router.routes))
+    direct = [route for route in jobs.router.routes if getattr(route, "endpoint", None) in {jobs.submit, jobs.get}]
+    app.open_shortcut(direct, public_url=settings.public_url or "")
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
 

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.config import Settings
+from shared.direct import DirectConnections
 from shared.outage import Outage
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ Result = TypeVar("Result")
 
 #: A connection that was in use so recently is taken to be alive.
 _TRUSTED_SECONDS = 1.0
+#: Connections for single statements at most.
+_DIRECT_AT_MOST = 6
 #: A process that stands still in the middle of a transaction keeps its locks for so long, and no longer.
 _IDLE_MILLISECONDS = 15_000
 
@@ -40,29 +43,36 @@ class Database:
     def __init__(self, settings: Settings, *, application: str = "plantain") -> None:
         self.outage = Outage(log, "the database")
         milliseconds = int(settings.database_statement_timeout * 1000)
+        options = {
+            "connect_timeout": max(2, round(settings.database_connect_timeout)),
+            "application_name": application,
+            "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}"
+            " -c timezone=UTC",
+            # A peer that vanished without a word is noticed within about ten seconds.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10000,
+        }
+        direct = min(_DIRECT_AT_MOST, settings.database_pool_size // 2)
+        #: Connections for transactions of several statements; with those of ``direct``, as many as the settings allow.
+        self.pool_size = settings.database_pool_size - direct
         self.engine: AsyncEngine = create_async_engine(
             settings.sqlalchemy_url,
-            pool_size=settings.database_pool_size,
+            pool_size=self.pool_size,
             max_overflow=0,
             # Waiting longer than a connect takes means that the database is away or overloaded.
             pool_timeout=settings.database_connect_timeout,
             hide_parameters=True,  # prompts never reach a log through an error's text
             json_serializer=lambda value: orjson.dumps(value).decode(),
             json_deserializer=orjson.loads,
-            connect_args={
-                "connect_timeout": max(2, round(settings.database_connect_timeout)),
-                "application_name": application,
-                "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}"
-                " -c timezone=UTC",
-                # A peer that vanished without a word is noticed within about ten seconds.
-                "keepalives_idle": 5,
-                "keepalives_interval": 2,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 10000,
-            },
+            connect_args=options,
         )
         #: The same pool without BEGIN and COMMIT: a lone SELECT needs neither, and each is a round trip.
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        where = self.engine.dialect.create_connect_args(self.engine.url)[1]
+        #: For single statements on hot paths, each a transaction of its own.
+        self.direct = DirectConnections(direct, {**where, **options}, self.outage.went_well)
         event.listen(self.engine.sync_engine, "checkout", self._ping_idle)
         event.listen(self.engine.sync_engine, "checkin", _note_use)
 
@@ -94,6 +104,7 @@ class Database:
             raise DisconnectionError from error
 
     async def close(self) -> None:
+        await self.direct.close()
         await self.engine.dispose()
 
 

@@ -10,23 +10,21 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import ClassVar
 from uuid import UUID
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
 from kombu.utils.scheduling import round_robin_cycle
+from redis.asyncio import Redis
 
-from shared.coalesce import Coalescer
 from shared.config import Settings
+from shared.envelope import RUN_JOB, Envelope
 from shared.outage import reason
 
 log = logging.getLogger(__name__)
-
-#: Named outright, so that moving a module orphans no message.
-RUN_JOB = "plantain.jobs.run"
 
 PRIORITIES = ("interactive", "standard", "batch")
 KIND_QUEUES = ("text", "image")
@@ -38,6 +36,7 @@ SOCKET_TIMEOUT = 5
 SOCKET_CONNECT_TIMEOUT = 3
 #: After a failed publish, how long the next ones don't try.
 _REST_SECONDS = 2.0
+_MESSAGES_AT_ONCE = 500
 
 
 def queue_name(kind_queue: str, priority: str) -> str:
@@ -105,43 +104,34 @@ def make_celery(settings: Settings) -> Celery:
 class Doorbell:
     """Tells workers about jobs, from an event loop. Never raises: a message that was not sent is not an error.
 
-    kombu is synchronous and a broker may hang for seconds, so one thread does the sending, with one
-    producer held open; while it sends, further ids gather and go out in one pipeline.
+    Celery and kombu make one message for each queue, over their in-memory transport; after that, each job's message is
+    that one with its own ids in it, and a whole batch goes out in one round trip. To workers and Flower they are the same.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._app = make_celery(settings)
         self._timeout = settings.publish_timeout
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="doorbell")
-        self._connection: Any = None
-        self._producer: Any = None
+        self._redis: Redis = Redis.from_url(
+            settings.redis_url.get_secret_value(),
+            socket_timeout=SOCKET_TIMEOUT,
+            socket_connect_timeout=SOCKET_CONNECT_TIMEOUT,
+            socket_keepalive=True,
+            health_check_interval=10,
+        )
+        self._envelopes: dict[str, Envelope] = {}
         self._rests_until = 0.0
-        self._send: Coalescer[tuple[UUID, str], bool] = Coalescer(self._send_batch, max_batch=500)
-
-    async def ring(self, job_id: UUID, queue: str) -> bool:
-        """Sends one message. False: not sent, or not known to be within the timeout."""
-        if self.resting:
-            return False
-        # The send goes on where the wait ends: a late message is harmless.
-        sending = asyncio.ensure_future(self._send((job_id, queue)))
-        sending.add_done_callback(_retrieve)
-        done, _ = await asyncio.wait({sending}, timeout=self._timeout)
-        if not done:
-            # A broker that hangs would cost every submit the whole timeout, one after the other.
-            self._rests_until = time.monotonic() + _REST_SECONDS
-        return bool(done) and not sending.cancelled() and sending.exception() is None and sending.result()
 
     @property
     def resting(self) -> bool:
         """The broker failed a moment ago and is not tried yet."""
         return time.monotonic() < self._rests_until
 
-    async def ring_all(self, jobs: Iterable[tuple[UUID, str]]) -> list[UUID]:
-        """Sends many messages and answers the ids of those that were not sent."""
+    async def ring(self, jobs: Iterable[tuple[UUID, str]]) -> list[UUID]:
+        """Sends messages about jobs, by id and queue; answers the ids of those not known to be sent within the timeout."""
         unsent: list[UUID] = []
-        for batch in _batched(jobs, 500):
-            results = await self._send_batch(batch)
-            unsent += [job_id for (job_id, _), sent in zip(batch, results, strict=True) if not sent]
+        for batch in _batched(jobs, _MESSAGES_AT_ONCE):
+            if not await self._send(batch):
+                unsent += [job_id for job_id, _ in batch]
         return unsent
 
     async def depths(self, queues: Sequence[str]) -> dict[str, int]:
@@ -150,72 +140,44 @@ class Doorbell:
         Raises:
             Exception: the broker is away.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._depths, list(queues))
+        async with asyncio.timeout(SOCKET_TIMEOUT), self._redis.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                pipe.llen(queue)
+            return dict(zip(queues, await pipe.execute(), strict=True))
 
     async def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        await self._redis.aclose()
 
-    async def _send_batch(self, jobs: Sequence[tuple[UUID, str]]) -> Sequence[bool]:
+    async def _send(self, jobs: Sequence[tuple[UUID, str]]) -> bool:
         if self.resting:
-            return [False] * len(jobs)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._publish, jobs)
-
-    def _publish(self, jobs: Sequence[tuple[UUID, str]]) -> list[bool]:
+            return False
         try:
-            producer = self._held_producer()
-            with producer.batch(max_size=len(jobs) + 1):
-                for job_id, queue in jobs:
-                    # The job's id is the task's id, so that Flower shows it under the name the client knows.
-                    self._app.send_task(
-                        RUN_JOB,
-                        args=(str(job_id),),
-                        task_id=str(job_id),
-                        queue=queue,
-                        producer=producer,
-                        ignore_result=True,
-                        retry=False,
-                    )
+            by_queue: defaultdict[str, list[bytes]] = defaultdict(list)
+            for job_id, queue in jobs:
+                by_queue[queue].append(self._envelope(queue).addressed(job_id))
+            async with asyncio.timeout(self._timeout):
+                if len(by_queue) == 1:
+                    [(queue, messages)] = by_queue.items()
+                    await self._redis.lpush(queue, *messages)  # type: ignore[misc]  redis-py types both its clients as one
+                else:
+                    async with self._redis.pipeline(transaction=False) as pipe:
+                        for queue, messages in by_queue.items():
+                            pipe.lpush(queue, *messages)
+                        await pipe.execute()
         except Exception as error:  # noqa: BLE001  whatever the broker's client raises: the reconciler rings again
             log.warning("%d jobs could not be published now (%s); they will be", len(jobs), reason(error))
-            self._drop_connection()
+            # A broker that hangs would cost every submit the whole timeout, one after the other.
             self._rests_until = time.monotonic() + _REST_SECONDS
-            return [False] * len(jobs)
-        return [True] * len(jobs)
+            return False
+        return True
 
-    def _depths(self, queues: list[str]) -> dict[str, int]:
-        try:
-            client = self._held_producer().channel.client
-            with client.pipeline(transaction=False) as pipe:
-                for queue in queues:
-                    pipe.llen(queue)
-                return dict(zip(queues, pipe.execute(), strict=True))
-        except Exception:
-            self._drop_connection()
-            raise
-
-    def _held_producer(self) -> Any:
-        if self._producer is None:
-            # Left to itself kombu goes on trying to connect for six seconds, in which nothing else is sent.
-            self._connection = self._app.connection_for_write(transport_options={"max_retries": 0})
-            self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
-        return self._producer
-
-    def _drop_connection(self) -> None:
-        connection, self._connection, self._producer = self._connection, None, None
-        if connection is not None:
-            try:
-                connection.release()
-            except Exception:
-                log.debug("closing a broken broker connection", exc_info=True)
+    def _envelope(self, queue: str) -> Envelope:
+        if queue not in self._envelopes:
+            self._envelopes[queue] = Envelope(self._app, queue)
+        return self._envelopes[queue]
 
 
 def _batched(jobs: Iterable[tuple[UUID, str]], size: int) -> Iterable[tuple[tuple[UUID, str], ...]]:
     iterator = iter(jobs)
     while batch := tuple(itertools.islice(iterator, size)):
         yield batch
-
-
-def _retrieve(future: asyncio.Future[bool]) -> None:
-    """Marks an exception as seen, where nobody waited long enough for it."""
-    if not future.cancelled():
-        future.exception()

@@ -109,7 +109,7 @@ class Maintenance:
                 return total
 
     async def _ring(self, jobs: list[tuple[UUID, str]]) -> int:
-        unsent = await self._doorbell.ring_all(jobs)
+        unsent = await self._doorbell.ring(jobs)
         if unsent:
             async with self._database.transaction() as db:
                 await queries.unpublish(db, unsent)
@@ -118,7 +118,7 @@ class Maintenance:
     async def _republish(self, queue: str, missing: int, after: float) -> int:
         async with self._database.transaction() as db:
             jobs = await queries.republish(db, queue, after=after, limit=missing)
-        unsent = await self._doorbell.ring_all(jobs)
+        unsent = await self._doorbell.ring(jobs)
         log.warning("%s: %d messages were missing and were sent again", queue, len(jobs) - len(unsent))
         return len(jobs) - len(unsent)
 

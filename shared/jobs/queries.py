@@ -9,13 +9,14 @@ What all of them keep to:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 #: What a client sees of a job; without ``input`` and ``result``, which can be large.
@@ -29,7 +30,53 @@ VIEW = """
     CASE WHEN j.state = 'queued' AND j.scheduled_at > now() THEN j.scheduled_at END AS waiting_until
 """
 
-_SUBMIT = text(f"""
+
+
+class Executor(Protocol):
+    """What runs one statement: a transaction's connection, or ``shared.direct`` where the statement is the transaction."""
+
+    async def execute(self, statement: TextClause, parameters: Mapping[str, Any], /) -> Iterable[Any]: ...
+
+
+class NewJob(NamedTuple):
+    """A job that was just submitted, with the columns of ``VIEW``."""
+
+    id: UUID
+    project_id: UUID
+    kind: str
+    model: str
+    priority: str
+    queue: str
+    warnings: Sequence[dict[str, str]]
+    max_attempts: int
+    timeout_seconds: float
+    on_unknown: str
+    created_at: datetime
+    scheduled_at: datetime
+    expires_at: datetime | None
+    waiting_reason: str | None
+    waiting_until: datetime | None
+    state: str = "queued"
+    version: int = 1
+    attempt: int = 0
+    snoozes: int = 0
+    started_at: None = None
+    finished_at: None = None
+    cancel_requested_at: None = None
+    error: None = None
+    provider: None = None
+    upstream_model: None = None
+    model_version: None = None
+    usage: None = None
+    cost_usd: Decimal = Decimal(0)
+
+    @property
+    def published(self) -> bool:
+        """Workers are to be told now."""
+        return self.waiting_reason is None
+
+
+_SUBMIT = text("""
     WITH row AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
             id uuid, project_id uuid, kind text, model text, priority text, queue text, input jsonb,
@@ -43,12 +90,13 @@ _SUBMIT = text(f"""
                CASE WHEN scheduled_at > now() THEN NULL ELSE now() END,
                CASE WHEN scheduled_at > now() THEN 'scheduled' END
         FROM row
-        RETURNING *
+        RETURNING id, project_id, version, published_at
     ), event AS (
         INSERT INTO job_events (project_id, job_id, version, type, data)
-        SELECT project_id, id, version, 'job.queued', '{{}}' FROM j
+        SELECT project_id, id, version, 'job.queued', '{}' FROM j
     )
-    SELECT {VIEW}, j.published_at FROM j
+    -- All else about a new job is known to who submits it, and a row each is dear.
+    SELECT now() AS now, array_agg(id) FILTER (WHERE published_at IS NULL) AS later FROM j
 """)
 
 _GET = text(f"SELECT {VIEW} FROM jobs j WHERE j.id = ANY(CAST(:ids AS uuid[]))")
@@ -291,19 +339,41 @@ _ATTEMPTS = text("""
 """)
 
 
-async def submit(db: AsyncConnection, rows: Sequence[dict[str, Any]]) -> dict[UUID, Row[Any]]:
-    """Inserts jobs, each with its first event. Answers the rows of ``VIEW`` by id."""
-    result = await db.execute(_SUBMIT, {"rows": _json(rows)})
-    return {row.id: row for row in result}
+async def submit(db: Executor, rows: Sequence[dict[str, Any]]) -> dict[UUID, NewJob]:
+    """Inserts jobs, each with its first event. Answers what ``VIEW`` would, by id."""
+    [stored] = await db.execute(_SUBMIT, {"rows": _json(rows)})
+    later = frozenset(stored.later or ())
+    return {row["id"]: _new_job(row, stored.now, later=row["id"] in later) for row in rows}
 
 
-async def get(db: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Row[Any]]:
+def _new_job(row: dict[str, Any], now: datetime, *, later: bool) -> NewJob:
+    at = row["scheduled_at"].astimezone(UTC) if row["scheduled_at"] else now
+    return NewJob(
+        id=row["id"],
+        project_id=row["project_id"],
+        kind=row["kind"],
+        model=row["model"],
+        priority=row["priority"],
+        queue=row["queue"],
+        warnings=row["warnings"],
+        max_attempts=row["max_attempts"],
+        timeout_seconds=float(row["timeout_seconds"]),
+        on_unknown=row["on_unknown"],
+        created_at=now,
+        scheduled_at=at,
+        expires_at=row["expires_at"],
+        waiting_reason="scheduled" if later else None,
+        waiting_until=at if later else None,
+    )
+
+
+async def get(db: Executor, ids: Sequence[UUID]) -> dict[UUID, Row[Any]]:
     """The rows of ``VIEW`` by id; what does not exist is not in the answer."""
     return {row.id: row for row in await db.execute(_GET, {"ids": list(ids)})}
 
 
 async def claim(
-    db: AsyncConnection,
+    db: Executor,
     ids: Sequence[UUID],
     *,
     worker: str,
@@ -350,7 +420,7 @@ async def release(db: AsyncConnection, model: str, *, limit: int) -> list[tuple[
     return [(row.id, row.queue) for row in await db.execute(_RELEASE, {"model": model, "limit": limit})]
 
 
-async def mark_sent(db: AsyncConnection, rows: Sequence[dict[str, Any]]) -> set[UUID]:
+async def mark_sent(db: Executor, rows: Sequence[dict[str, Any]]) -> set[UUID]:
     """Notes that the provider is about to be called. A job not in the answer must not be called.
 
     The shared lock keeps a rescue away until this has committed, so the rescue sees ``sent_at``.
@@ -358,7 +428,7 @@ async def mark_sent(db: AsyncConnection, rows: Sequence[dict[str, Any]]) -> set[
     return {row.job_id for row in await db.execute(_SENT, {"rows": _json(rows)})}
 
 
-async def renew(db: AsyncConnection, held: Sequence[tuple[UUID, int]], *, lease: float) -> dict[UUID, bool]:
+async def renew(db: Executor, held: Sequence[tuple[UUID, int]], *, lease: float) -> dict[UUID, bool]:
     """Extends leases, never beyond a deadline. Answers whether a cancel is asked for, by job.
 
     A job not in the answer is no longer this attempt's: its work must stop.
@@ -367,7 +437,7 @@ async def renew(db: AsyncConnection, held: Sequence[tuple[UUID, int]], *, lease:
     return {row.id: row.cancel for row in await db.execute(_RENEW, parameters)}
 
 
-async def finish(db: AsyncConnection, rows: Sequence[dict[str, Any]]) -> dict[UUID, Row[Any]]:
+async def finish(db: Executor, rows: Sequence[dict[str, Any]]) -> dict[UUID, Row[Any]]:
     """Ends attempts: to a final state, or back to queued. Answers what was written, by job.
 
     A row whose attempt is not the present one (fenced out) changes nothing and is not in the answer.

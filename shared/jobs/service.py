@@ -24,6 +24,7 @@ from shared.config import Settings
 from shared.db import Database, is_unavailable, within
 from shared.errors import BadRequest, Conflict, FieldError, NotFound, ValidationFailed, field_errors, shown
 from shared.jobs import queries
+from shared.jobs.queries import NewJob
 from shared.jobs.schemas import JobSubmit
 from shared.jobs.status import FINAL, State, WaitingReason
 from shared.kinds import KINDS
@@ -64,19 +65,18 @@ class JobService:
         self._settings = settings
         self._doorbell = doorbell
         self._wakeups = wakeups
-        self._submits: Coalescer[dict[str, Any], Row[Any]] = Coalescer(
+        self._submits: Coalescer[dict[str, Any], NewJob] = Coalescer(
             self._submit_batch, lanes=2, max_batch=200, is_shared_fault=is_unavailable
         )
         self._gets: Coalescer[UUID, Row[Any] | None] = Coalescer(
             self._get_batch, lanes=2, max_batch=500, is_shared_fault=is_unavailable
         )
-        self._unpublished: Coalescer[UUID, None] = Coalescer(self._unpublish_batch, max_batch=500)
         self._live_queues: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
         self._ask_live_queues: SingleFlight[None, frozenset[str]] = SingleFlight(self._read_live_queues)
         #: Beyond the statement timeout: only a server that hangs takes longer.
         self._patience = settings.database_statement_timeout + 1
 
-    async def submit(self, project_id: UUID, job: JobSubmit) -> Row[Any]:
+    async def submit(self, project_id: UUID, job: JobSubmit) -> NewJob:
         """Stores a job durably, then tells the workers. The broker being away fails nothing.
 
         Raises:
@@ -87,13 +87,10 @@ class JobService:
         row = self._row(project_id, job, kind, model, accepted)
         if accepted.images:
             stored = await within(self._patience, self._submit_with_images(row, accepted))
-        else:
-            async with asyncio.timeout(self._patience):
-                stored = await self._submits(row)
-        await checkpoint("committed", stored.id)
-        if stored.published_at is not None and not await self._doorbell.ring(stored.id, stored.queue):
-            await self._note_unpublished(stored.id)
-        return stored
+            await self._publish([stored])
+            return stored
+        async with asyncio.timeout(self._patience):
+            return await self._submits(row)
 
     async def get(self, project_id: UUID, job_id: UUID) -> Row[Any]:
         """Raises: NotFound."""
@@ -255,14 +252,23 @@ class JobService:
             "expires_at": job.expires_at,
         }
 
-    async def _submit_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
-        async with self._database.transaction() as db:
-            stored = await queries.submit(db, rows)
-            for job_id in stored:
-                await checkpoint("inserted", job_id)
-        return [stored[row["id"]] for row in rows]
+    async def _submit_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[NewJob]:
+        for row in rows:
+            await checkpoint("inserting", row["id"])
+        stored = await queries.submit(self._database.direct, rows)
+        jobs = [stored[row["id"]] for row in rows]
+        await self._publish(jobs)
+        return jobs
 
-    async def _submit_with_images(self, row: dict[str, Any], accepted: Accepted) -> Row[Any]:
+    async def _publish(self, jobs: Sequence[NewJob]) -> None:
+        """Tells workers about jobs that are stored. The broker being away fails nothing."""
+        for job in jobs:
+            await checkpoint("committed", job.id)
+        unsent = await self._doorbell.ring([(job.id, job.queue) for job in jobs if job.published])
+        if unsent:
+            await self._note_unpublished(unsent)
+
+    async def _submit_with_images(self, row: dict[str, Any], accepted: Accepted) -> NewJob:
         digests = await asyncio.to_thread(
             lambda: [artifacts.digest_of(image.data) for image in accepted.images]
         )
@@ -285,28 +291,26 @@ class JobService:
         return stored
 
     async def _get_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
-        async with self._database.reading() as db:
-            found = await queries.get(db, ids)
+        found = await queries.get(self._database.direct, ids)
         return [found.get(job_id) for job_id in ids]
 
-    async def _note_unpublished(self, job_id: UUID) -> None:
-        """The job is stored either way: without this note the reconciler only takes longer to see it.
+    async def _note_unpublished(self, ids: Sequence[UUID]) -> None:
+        """The jobs are stored either way: without this note the reconciler only takes longer to see them.
 
         So nothing that goes wrong here may turn the 202 into an error, for which the client would submit again.
         """
+
+        async def write() -> None:
+            async with self._database.transaction() as db:
+                await queries.unpublish(db, ids)
+
         try:
-            async with asyncio.timeout(self._patience):
-                await self._unpublished(job_id)
+            await within(self._patience, write())
         except Exception as error:
             if is_unavailable(error):
                 self._database.outage.failed(error)
             else:
-                log.exception("job %s could not be noted as unpublished", job_id)
-
-    async def _unpublish_batch(self, ids: Sequence[UUID]) -> Sequence[None]:
-        async with self._database.transaction() as db:
-            await queries.unpublish(db, ids)
-        return [None] * len(ids)
+                log.exception("%d jobs could not be noted as unpublished", len(ids))
 
 
 def resolve(job: JobSubmit) -> tuple[Kind, ModelSpec]:

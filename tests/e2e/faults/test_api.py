@@ -41,7 +41,7 @@ def test_before_the_commit(new_stack: NewStack) -> None:
     others = stack.clients.submit(20, seconds=0.3)
     for number in range(1, 4):
         headers = {"Idempotency-Key": f"order-{number}"}
-        stack.orders.kill("inserted")
+        stack.orders.kill("inserting")
         assert stack.clients.submit_with(headers, seconds=0.1) is None
         stack.mark()
         _await_return(stack, number)

@@ -58,7 +58,7 @@ class Pump:
         self._turn = 0
         self._slots = [asyncio.Semaphore(SLOTS) for _ in workers]
         doorbell = Doorbell(settings)
-        doorbell.ring_all = self._ring_all  # type: ignore[method-assign,assignment]
+        doorbell.ring = self._ring_all  # type: ignore[method-assign,assignment]
         self._maintenance = Maintenance(database, settings, doorbell)
 
     async def until_all_final(self, database: Database, timeout: float) -> None:

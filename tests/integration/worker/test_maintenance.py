@@ -119,7 +119,7 @@ class TestRepublish:
         self, maintenance: Maintenance, table: Table, doorbell: Doorbell, broker: Redis
     ) -> None:
         ids = [await table.add() for _ in range(5)]
-        await doorbell.ring_all([(job_id, QUEUE) for job_id in ids])
+        await doorbell.ring([(job_id, QUEUE) for job_id in ids])
         await make_stale(table)
         for _ in range(3):
             assert await maintenance.republish() == 0
@@ -129,7 +129,7 @@ class TestRepublish:
         self, maintenance: Maintenance, table: Table, doorbell: Doorbell, broker: Redis
     ) -> None:
         ids = [await table.add() for _ in range(5)]
-        await doorbell.ring_all([(job_id, QUEUE) for job_id in ids[:3]])
+        await doorbell.ring([(job_id, QUEUE) for job_id in ids[:3]])
         await make_stale(table)
         assert await maintenance.republish() == 2
         assert broker.llen(QUEUE) == 5

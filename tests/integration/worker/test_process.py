@@ -65,7 +65,7 @@ def broker(redis_url: str) -> Iterator[Redis]:
 
 
 async def ring(doorbell: Doorbell, *ids: UUID, queue: str = "text.standard") -> None:
-    assert await doorbell.ring_all([(job_id, queue) for job_id in ids]) == []
+    assert await doorbell.ring([(job_id, queue) for job_id in ids]) == []
 
 
 async def ready(table: Table, count: int = 1) -> None:

@@ -25,7 +25,7 @@ ROUNDS = 25
 class NoDoorbell:
     """Stands where maintenance has a broker, for passes that use none."""
 
-    async def ring_all(self, jobs: Any) -> list[UUID]:
+    async def ring(self, jobs: Any) -> list[UUID]:
         raise AssertionError("not here")
 
 

@@ -166,7 +166,7 @@ class Broker:
     refuses = False
     depth = 0
 
-    async def ring_all(self, jobs: Sequence[tuple[UUID, str]]) -> list[UUID]:
+    async def ring(self, jobs: Sequence[tuple[UUID, str]]) -> list[UUID]:
         return [job_id for job_id, _ in jobs] if self.refuses else []
 
     async def depths(self, names: Sequence[str]) -> dict[str, int]:

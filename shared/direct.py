@@ -1,0 +1,115 @@
+"""psycopg without SQLAlchemy around it, for the few statements that every job and every poll needs.
+
+SQLAlchemy costs three to four times what psycopg itself does for one statement, and BEGIN and COMMIT are round trips
+of their own. A statement that is a transaction by itself needs neither, so it goes out here: prepared once a
+connection, committed by the server when it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+import psycopg
+from psycopg.rows import namedtuple_row
+from psycopg.types.json import set_json_loads
+from sqlalchemy import TextClause
+from sqlalchemy.dialects.postgresql import psycopg as dialect
+
+#: A connection that was in use so recently is taken to be alive, unless its socket says otherwise.
+_TRUSTED_SECONDS = 30.0
+
+Connection = psycopg.AsyncConnection[Any]
+
+
+class DirectConnections:
+    """At most ``size`` connections in autocommit mode, made with psycopg's own options; one statement each at a time.
+
+    ``went_well`` is called after each statement that did. Has ``execute`` as SQLAlchemy's connections do, so the functions of ``queries.py`` take either.
+    """
+
+    def __init__(self, size: int, options: Mapping[str, Any], went_well: Callable[[], None]) -> None:
+        self.size = size
+        self._went_well = went_well
+        self._options = options
+        self._slots = asyncio.Semaphore(size)
+        #: Each with the monotonic time of its last use; the one used last is taken first.
+        self._idle: deque[tuple[float, Connection]] = deque()
+        self._closed = False
+
+    async def execute(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[Any]:
+        """Runs one statement as a transaction of its own; answers its rows, with columns as attributes.
+
+        Raises:
+            psycopg.Error: the server refused it, or is away.
+        """
+        sql = _sql(statement)
+        async with self._slots:
+            connection = await self._take()
+            try:
+                cursor = await connection.execute(sql, parameters, prepare=True)
+                rows = await cursor.fetchall() if cursor.description else []
+            finally:
+                await self._give_back(connection)
+        self._went_well()
+        return rows
+
+    async def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            await self._idle.pop()[1].close()
+
+    async def _take(self) -> Connection:
+        while self._idle:
+            used, connection = self._idle.pop()
+            if await _is_alive(connection, time.monotonic() - used):
+                return connection
+            await connection.close()
+        return await self._open()
+
+    async def _give_back(self, connection: Connection) -> None:
+        # What was cancelled in the middle may have left an answer on its way.
+        idle = connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        if idle and not self._closed:
+            self._idle.append((time.monotonic(), connection))
+        else:
+            await connection.close()
+
+    async def _open(self) -> Connection:
+        connection = await psycopg.AsyncConnection.connect(
+            autocommit=True, row_factory=namedtuple_row, **self._options
+        )
+        set_json_loads(orjson.loads, connection)
+        return connection
+
+
+async def _is_alive(connection: Connection, idle: float) -> bool:
+    """Whether an idle connection can be used: its server has neither closed it nor vanished."""
+    if connection.closed:
+        return False
+    if idle < _TRUSTED_SECONDS and not _has_news(connection.fileno()):
+        return True
+    try:
+        await connection.execute("SELECT 1")
+    except psycopg.Error:
+        return False
+    return True
+
+
+def _has_news(descriptor: int) -> bool:
+    """Whether something lies in the socket of a connection that expects nothing: most likely its end."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+@lru_cache(maxsize=256)
+def _sql(statement: TextClause) -> str:
+    """The statement with psycopg's own placeholders."""
+    return str(statement.compile(dialect=dialect.dialect()))
