@@ -36,7 +36,7 @@ _METHODS = ("get", "post", "put", "patch", "delete")
 
 @router.get("/")
 async def root(request: Request) -> Response:
-    return render.json_response(
+    return render.JsonResponse(
         {
             "name": request.app.title,
             "version": request.app.version,
@@ -50,7 +50,7 @@ async def root(request: Request) -> Response:
 
 @router.get("/openapi.json")
 async def openapi(request: Request) -> Response:
-    return render.json_response(request.app.openapi(), headers={"Cache-Control": "no-cache"})
+    return render.JsonResponse(request.app.openapi(), headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/docs")

@@ -17,7 +17,8 @@ from shared.logging import context
 access = logging.getLogger("api.access")
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_READS = frozenset({"GET", "HEAD"})
+#: What takes longer is logged, however well it went.
+_SLOW_SECONDS = 1.0
 #: What nginx writes for a client that did not wait.
 CLIENT_GONE = 499
 
@@ -73,11 +74,12 @@ def _request_id(scope: Scope) -> str:
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:
-    """One line, without the query: it may hold what nobody should read. Reads that went well are DEBUG.
+    """One line, without the query: it may hold what nobody should read. What went well in good time is DEBUG.
 
-    Polls and health checks are nearly all that happens here; a line for each costs a third of a poll and hides the rest.
+    Polls and submits are nearly all that happens here, and what becomes of a job its worker says; a line for each costs
+    as much as a third of the request and hides what went wrong.
     """
-    level = logging.DEBUG if scope["method"] in _READS and status < 400 else logging.INFO
+    level = logging.DEBUG if status < 400 and seconds < _SLOW_SECONDS else logging.INFO
     if access.isEnabledFor(level):
         client = scope.get("client")
         access.log(

@@ -19,18 +19,28 @@ _RETRY_SECONDS = 1
 _MAX_RETRY_SECONDS = 60
 
 
-def json_response(
-    body: Any,
-    status: int = 200,
-    headers: Mapping[str, str] | None = None,
-    *,
-    media_type: str = "application/json",
-) -> Response:
-    """JSON that nobody may keep, unless the headers say otherwise."""
-    data = body if isinstance(body, bytes) else dumps(body)
-    return Response(
-        data, status, headers={"Cache-Control": "no-store", **(headers or {})}, media_type=media_type
-    )
+class JsonResponse(Response):
+    """JSON that nobody may keep, unless the headers say otherwise. Starlette's own takes thrice as long to make."""
+
+    def __init__(
+        self,
+        body: Any,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        *,
+        media_type: str = "application/json",
+    ) -> None:
+        self.status_code = status
+        self.background = None
+        self.body = body if isinstance(body, bytes) else dumps(body)
+        found = {"cache-control": "no-store"}
+        for name, value in (headers or {}).items():
+            found[name.lower()] = value
+        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in found.items()]
+        self.raw_headers += [
+            (b"content-type", media_type.encode()),
+            (b"content-length", str(len(self.body)).encode()),
+        ]
 
 
 def dumps(body: Any) -> bytes:

@@ -20,6 +20,10 @@ Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 
+class _Overdue(Exception):
+    """A batch took longer than callers are made to wait."""
+
+
 class Coalescer(Generic[Item, Result]):
     """Calls ``run(items)`` with everything that has gathered; answers each caller with its own result.
 
@@ -34,6 +38,9 @@ class Coalescer(Generic[Item, Result]):
         lanes: batches under way at once at most.
         max_waiting: callers that may wait; beyond it ``Unavailable`` is raised at once.
         is_shared_fault: tells a fault of the outside from a fault of an item.
+        patience: seconds that a batch may take. Then its callers, and those who wait for the next one, get
+            ``TimeoutError``, and the work is left behind: a server that hangs answers not even a cancel. One timer a
+            batch instead of one a call.
     """
 
     def __init__(
@@ -44,12 +51,14 @@ class Coalescer(Generic[Item, Result]):
         lanes: int = 1,
         max_waiting: int = 20_000,
         is_shared_fault: Callable[[BaseException], bool] = lambda _: False,
+        patience: float | None = None,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._lanes = lanes
         self._max_waiting = max_waiting
         self._is_shared_fault = is_shared_fault
+        self._patience = patience
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._busy = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -59,6 +68,7 @@ class Coalescer(Generic[Item, Result]):
 
         Raises:
             Unavailable: too many callers wait already.
+            TimeoutError: the batch took longer than the patience.
         """
         if len(self._waiting) >= self._max_waiting:
             raise Unavailable("Too many requests are waiting; try again in a moment.", retry_after=1)
@@ -85,7 +95,12 @@ class Coalescer(Generic[Item, Result]):
 
     async def _run_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
-            results = await self._run([item for item, _ in batch])
+            results = await self._patiently([item for item, _ in batch])
+        except _Overdue as error:
+            for _, future in [*batch, *self._waiting]:
+                _settle(future, TimeoutError(*error.args))
+            self._waiting.clear()
+            return
         except BaseException as error:
             if len(batch) == 1 or self._is_shared_fault(error) or isinstance(error, asyncio.CancelledError):
                 for _, future in batch:
@@ -98,6 +113,16 @@ class Coalescer(Generic[Item, Result]):
             return
         for (_, future), result in zip(batch, results, strict=True):
             _settle(future, result)
+
+    async def _patiently(self, items: Sequence[Item]) -> Sequence[Result | BaseException]:
+        if self._patience is None:
+            return await self._run(items)
+        task = asyncio.ensure_future(self._run(items))
+        done, _ = await asyncio.wait({task}, timeout=self._patience)
+        if not done:
+            task.add_done_callback(lambda late: late.cancelled() or late.exception())
+            raise _Overdue(f"no answer within {self._patience:g} s")
+        return task.result()
 
 
 class SingleFlight(Generic[Key, Result]):

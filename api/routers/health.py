@@ -37,7 +37,7 @@ class Ready(BaseModel):
 @router.get("/live", response_model=Live, summary="Is the process alive?", openapi_extra={"security": []})
 async def live(request: Request) -> Response:  # noqa: ARG001
     """200 as long as the process answers at all; asks nobody else."""
-    return render.json_response(b'{"status":"alive"}')
+    return render.JsonResponse(b'{"status":"alive"}')
 
 
 _READY: dict[int | str, dict[str, Any]] = {503: {"model": Ready, "description": "Jobs cannot be accepted."}}
@@ -56,4 +56,4 @@ _READY: dict[int | str, dict[str, Any]] = {503: {"model": Ready, "description": 
 async def ready(request: Request) -> Response:
     """200 where PostgreSQL is well and its tables are current; answers within two seconds, whatever hangs."""
     accepting, report = await services_of(request).readiness.report()
-    return render.json_response(report, 200 if accepting else 503, {} if accepting else {"Retry-After": "5"})
+    return render.JsonResponse(report, 200 if accepting else 503, {} if accepting else {"Retry-After": "5"})

@@ -59,7 +59,7 @@ async def _submit(request: Request, services: Services, data: bytes) -> Response
     waiting = await services.jobs.waiting_reason(row)
     view = render.job_view(row, waiting, request.scope["public_url"])
     headers = {"Location": view["status_url"], "ETag": render.etag(row, waiting), **render.retry_after(row)}
-    return render.json_response(view, 202, headers)
+    return render.JsonResponse(view, 202, headers)
 
 
 def text_limit(settings: Settings) -> int:
@@ -123,7 +123,7 @@ async def get(request: Request) -> Response:
         return Response(status_code=304, headers=headers)
     if view is None:
         view = render.dumps(render.job_view(row, waiting, request.scope["public_url"]))
-    return render.json_response(view, headers=headers)
+    return render.JsonResponse(view, headers=headers)
 
 
 def _wants_attempts(request: Request) -> bool:
@@ -184,7 +184,7 @@ async def list_jobs(request: Request, query: Annotated[JobFilter, Query()]) -> R
     )
     public_url = request.scope["public_url"]
     items = [render.job_view(row, await jobs.waiting_reason(row), public_url) for row in rows]
-    return render.json_response({"items": items, "next_cursor": cursor})
+    return render.JsonResponse({"items": items, "next_cursor": cursor})
 
 
 @router.post(
@@ -199,7 +199,7 @@ async def cancel(request: Request, job_id: JobId) -> Response:
     found = request.scope["job_id"] = job_id_of(job_id)  # for the log, too
     cancelled = await jobs.cancel(caller_of(request).project_id, found)
     waiting = await jobs.waiting_reason(cancelled.job)
-    return render.json_response(
+    return render.JsonResponse(
         {
             "job": render.job_view(cancelled.job, waiting, request.scope["public_url"]),
             "outcome": cancelled.outcome,
@@ -223,7 +223,7 @@ async def result(request: Request, job_id: JobId) -> Response:
     if conditional.matches(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     view = {"job_id": found, "kind": row.kind, "result": render.result_view(row, request.scope["public_url"])}
-    return render.json_response(view, headers=headers)
+    return render.JsonResponse(view, headers=headers)
 
 
 def job_id_of(value: str) -> UUID:

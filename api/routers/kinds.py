@@ -36,7 +36,7 @@ class KindList(BaseModel):
 @router.get("", response_model=KindList, summary="List kinds", responses=answers(401, 503))
 async def list_kinds(request: Request) -> Response:  # noqa: ARG001
     """Every kind with its input's schema and an example to submit."""
-    return render.json_response({"items": [kind_view(kind) for kind in KINDS.values()]})
+    return render.JsonResponse({"items": [kind_view(kind) for kind in KINDS.values()]})
 
 
 @router.get("/{name}", response_model=KindView, summary="Look at a kind", responses=answers(401, 404, 503))
@@ -46,7 +46,7 @@ async def get_kind(request: Request, name: Annotated[str, Path(examples=["image.
         raise NotFound(
             f"There is no kind {shown(name)}; there are: {', '.join(KINDS)}.", code="kind_not_found"
         )
-    return render.json_response(kind_view(kind))
+    return render.JsonResponse(kind_view(kind))
 
 
 def kind_view(kind: Kind) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class ModelList(BaseModel):
 async def list_models(request: Request) -> Response:  # noqa: ARG001
     """Every model with what it can do and what it costs."""
     now = datetime.now(UTC)
-    return render.json_response({"items": [model_view(model, now) for model in catalog().values()]})
+    return render.JsonResponse({"items": [model_view(model, now) for model in catalog().values()]})
 
 
 @router.get("/{alias}", response_model=ModelView, summary="Look at a model", responses=answers(401, 404, 503))
@@ -72,7 +72,7 @@ async def get_model(request: Request, alias: Annotated[str, Path(examples=["nano
         raise NotFound(
             f"There is no model {shown(alias)}; there are: {', '.join(catalog())}.", code="model_not_found"
         )
-    return render.json_response(model_view(model, datetime.now(UTC)))
+    return render.JsonResponse(model_view(model, datetime.now(UTC)))
 
 
 def model_view(model: ModelSpec, now: datetime) -> dict[str, Any]:

@@ -65,16 +65,16 @@ class JobService:
         self._settings = settings
         self._doorbell = doorbell
         self._wakeups = wakeups
+        #: Beyond the statement timeout: only a server that hangs takes longer.
+        patience = self._patience = settings.database_statement_timeout + 1
         self._submits: Coalescer[dict[str, Any], NewJob] = Coalescer(
-            self._submit_batch, lanes=2, max_batch=200, is_shared_fault=is_unavailable
+            self._submit_batch, lanes=2, max_batch=200, is_shared_fault=is_unavailable, patience=patience
         )
         self._gets: Coalescer[UUID, Row[Any] | None] = Coalescer(
-            self._get_batch, lanes=2, max_batch=500, is_shared_fault=is_unavailable
+            self._get_batch, lanes=2, max_batch=500, is_shared_fault=is_unavailable, patience=patience
         )
         self._live_queues: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
         self._ask_live_queues: SingleFlight[None, frozenset[str]] = SingleFlight(self._read_live_queues)
-        #: Beyond the statement timeout: only a server that hangs takes longer.
-        self._patience = settings.database_statement_timeout + 1
 
     async def submit(self, project_id: UUID, job: JobSubmit) -> NewJob:
         """Stores a job durably, then tells the workers. The broker being away fails nothing.
@@ -89,13 +89,11 @@ class JobService:
             stored = await within(self._patience, self._submit_with_images(row, accepted))
             await self._publish([stored])
             return stored
-        async with asyncio.timeout(self._patience):
-            return await self._submits(row)
+        return await self._submits(row)
 
     async def get(self, project_id: UUID, job_id: UUID) -> Row[Any]:
         """Raises: NotFound."""
-        async with asyncio.timeout(self._patience):
-            row = await self._gets(job_id)
+        row = await self._gets(job_id)
         if row is None or row.project_id != project_id:
             raise not_found(job_id)
         return row
