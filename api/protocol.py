@@ -1,7 +1,9 @@
-"""uvicorn's HTTP protocol with a limit on what stands before the body: httptools itself has none."""
+"""uvicorn's HTTP protocol, with a limit on what stands before a request's body (httptools itself has none), and with an
+answer's head and body in one packet."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -16,6 +18,40 @@ _BODY = (
 )
 
 
+class OneWrite:
+    """A transport that holds an answer's head back until its body comes, in the same step of the loop or never.
+
+    uvicorn writes them one by one: two system calls an answer, each of which wakes the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._call_soon = asyncio.get_running_loop().call_soon
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+            self._transport.write(data)
+        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
+            self._held = data
+            self._call_soon(self._flush)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, b""
+        if held:
+            self._transport.write(held)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """Cuts a connection whose request line and headers do not end in time for the limit."""
 
@@ -25,6 +61,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head: int | None = 0
         #: Whether a request began in the present piece, which may hold the end of another one's body.
         self._begun = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  as uvicorn has it
+        super().connection_made(OneWrite(transport))  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
         self._begun = False
