@@ -17,7 +17,6 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import orjson
 
 from shared.config import Settings
@@ -38,7 +37,8 @@ from shared.providers.base import (
 from shared.providers.endpoints import Endpoint
 from shared.providers.images import NotAnImageError, decode_base64, inspect
 from shared.providers.result_urls import LostResultError, RefusedUrlError, ResultFetcher
-from shared.providers.transport import Exchange, guarded, malformed, offload, open_client
+from shared.providers.origin import Answer, Origin
+from shared.providers.transport import Exchange, guarded, malformed, offload
 from shared.providers.wire import retry_after
 
 #: Seconds between polls where the gateway names none, and the bounds of what it may name.
@@ -76,10 +76,10 @@ class NanoBananaGatewayDriver:
     def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
         self._endpoint = endpoint
         self.provider = endpoint.provider("gateway")
-        self._url = f"{endpoint.base_url}/{settings.nano_banana_gateway_path.strip('/')}"
+        self._path = f"/{settings.nano_banana_gateway_path.strip('/')}"
         self._header = settings.nano_banana_gateway_auth_header
         self._scheme = settings.nano_banana_gateway_auth_scheme
-        self._http = open_client(endpoint.base_url, error_from, expect=(200, 202))
+        self._origin = Origin(endpoint.base_url, error_from, expect=(200, 202))
         hosts = settings.nano_banana_gateway_result_hosts.lower().split(",")
         self._results = ResultFetcher(
             endpoint.base_url, frozenset(host.strip() for host in hosts if host.strip())
@@ -97,7 +97,7 @@ class NanoBananaGatewayDriver:
             return _generation(answer, images, exchange)
 
     async def aclose(self) -> None:
-        await self._http.aclose()
+        await self._origin.aclose()
         await self._results.aclose()
 
     def _auth(self) -> dict[str, str]:
@@ -115,9 +115,9 @@ class NanoBananaGatewayDriver:
             "idempotency-key": call.request_id,
             "x-request-id": call.request_id,
         }
-        response = await self._http.post(self._url, content=body, headers=headers)
+        response = await self._origin.request("POST", self._path, content=body, headers=headers)
         answer = await _object(response)
-        if _state(answer, response.status_code) not in _UNDER_WAY:
+        if _state(answer, response.status) not in _UNDER_WAY:
             return answer
         job = answer.get("id")
         if not isinstance(job, str) or not job:
@@ -125,15 +125,14 @@ class NanoBananaGatewayDriver:
         return await self._polled(job, answer, call)
 
     async def _polled(self, job: str, answer: Mapping[str, Any], call: Call) -> Mapping[str, Any]:
-        url = f"{self._url}/{quote(job, safe='')}"
+        path = f"{self._path}/{quote(job, safe='')}"
         headers = {**self._auth(), "x-request-id": call.request_id}
         nonsense = 0
         while _state(answer, 202) in _UNDER_WAY:
             await asyncio.sleep(_pause(answer))
             try:
-                response = await self._http.get(url, headers=headers, timeout=_POLL_TIMEOUT)
-                answer = await _object(response)
-            except httpx.TransportError:
+                answer = await self._poll(path, headers)
+            except OSError:  # TimeoutError is one
                 continue
             except ProviderError as error:
                 nonsense += error.error_code == "malformed_response"
@@ -144,6 +143,10 @@ class NanoBananaGatewayDriver:
             else:
                 nonsense = 0
         return answer
+
+    async def _poll(self, path: str, headers: Mapping[str, str]) -> Mapping[str, Any]:
+        async with asyncio.timeout(_POLL_TIMEOUT):
+            return await _object(await self._origin.request("GET", path, headers=headers))
 
     async def _encoded(self, answer: Mapping[str, Any]) -> list[_Picture]:
         """Each picture: still in base64, or as bytes where it was fetched."""
@@ -265,7 +268,7 @@ def _encode(request: ImageRequest, alias: str) -> bytes:
     return orjson.dumps(body)
 
 
-async def _object(response: httpx.Response) -> Mapping[str, Any]:
+async def _object(response: Answer) -> Mapping[str, Any]:
     try:
         loaded, cut = await offload(len(response.content), bodies.load, response.content, "b64")
     except orjson.JSONDecodeError as error:

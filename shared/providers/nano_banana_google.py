@@ -13,7 +13,8 @@ import orjson
 from shared.providers import wire
 from shared.providers.base import Call, Generation, ImageRequest, PermanentError
 from shared.providers.endpoints import Endpoint
-from shared.providers.transport import guarded, offload, open_client
+from shared.providers.origin import Origin
+from shared.providers.transport import guarded, offload
 
 
 class NanoBananaGoogleDriver:
@@ -22,7 +23,7 @@ class NanoBananaGoogleDriver:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self.provider = endpoint.provider("google")
-        self._http = open_client(endpoint.base_url, wire.error_from)
+        self._origin = Origin(endpoint.base_url, wire.error_from)
 
     async def generate(self, request: Any, call: Call) -> Generation:
         if not isinstance(request, ImageRequest):
@@ -30,8 +31,9 @@ class NanoBananaGoogleDriver:
         async with guarded(self._endpoint.key) as exchange:
             async with asyncio.timeout(call.timeout):
                 body = await offload(_input_size(request), _encode, request)
-                answer = await self._http.post(
-                    f"{self._endpoint.base_url}/v1beta/models/{call.model.upstream}:generateContent",
+                answer = await self._origin.request(
+                    "POST",
+                    f"/v1beta/models/{call.model.upstream}:generateContent",
                     content=body,
                     headers={
                         "content-type": "application/json",
@@ -45,7 +47,7 @@ class NanoBananaGoogleDriver:
             return replace(generation, simulated=exchange.simulated)
 
     async def aclose(self) -> None:
-        await self._http.aclose()
+        await self._origin.aclose()
 
 
 def _input_size(request: ImageRequest) -> int:

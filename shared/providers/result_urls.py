@@ -11,13 +11,19 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Mapping
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import httpx
 
-from shared.providers.base import ProviderError, RetryableError
-from shared.providers.transport import open_client
+from shared.providers.transport import (
+    CONNECT_TIMEOUT,
+    KEEPALIVE,
+    MAX_ANSWER_BYTES,
+    AnswerTooLargeError,
+    proxy_for,
+    ssl_context,
+)
 
 _TRIES = 3
 _PAUSE = 0.5
@@ -46,7 +52,16 @@ class ResultFetcher:
         gateway = urlsplit(gateway_url)
         self._own = (gateway.scheme, gateway.hostname, gateway.port or _DEFAULT_PORTS.get(gateway.scheme))
         self._hosts = hosts | {gateway.hostname or ""}
-        self._http = open_client(gateway_url, _refused)
+        # The address that was checked is the one connected to, under the host's own name: httpx can do that.
+        self._http = httpx.AsyncClient(
+            verify=ssl_context(),
+            proxy=proxy_for(gateway_url),
+            trust_env=False,
+            follow_redirects=False,
+            headers={"accept-encoding": "identity"},
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
+            limits=httpx.Limits(keepalive_expiry=KEEPALIVE),
+        )
 
     async def fetch(self, url: str) -> bytes:
         """The bytes behind a URL, tried a few times: fetching costs nothing, another picture does.
@@ -58,18 +73,32 @@ class ResultFetcher:
         target, headers, extensions = await self._checked(url)
         for left in reversed(range(_TRIES)):
             try:
-                answer = await self._http.get(target, headers=headers, extensions=extensions)
-            except (httpx.TransportError, OSError, ProviderError) as error:
-                status = error.status if isinstance(error, ProviderError) else None
-                if not left or (status is not None and status < 500):
-                    raise LostResultError(f"the picture could not be fetched: {status or error}") from None
-                await asyncio.sleep(_PAUSE)
+                status, data = await self._get(target, headers, extensions)
+            except (httpx.TransportError, OSError, AnswerTooLargeError) as error:
+                reason, again = str(error) or type(error).__name__, not isinstance(error, AnswerTooLargeError)
             else:
-                return answer.content
+                if status == HTTPStatus.OK:
+                    return data
+                reason, again = str(status), status >= HTTPStatus.INTERNAL_SERVER_ERROR
+            if not left or not again:
+                raise LostResultError(f"the picture could not be fetched: {reason}")
+            await asyncio.sleep(_PAUSE)
         raise AssertionError
 
     async def aclose(self) -> None:
         await self._http.aclose()
+
+    async def _get(
+        self, target: str, headers: dict[str, str], extensions: dict[str, str]
+    ) -> tuple[int, bytes]:
+        data = bytearray()
+        async with self._http.stream("GET", target, headers=headers, extensions=extensions) as answer:
+            if answer.status_code == HTTPStatus.OK:
+                async for chunk in answer.aiter_raw():
+                    data += chunk
+                    if len(data) > MAX_ANSWER_BYTES:
+                        raise AnswerTooLargeError(f"the picture is larger than {MAX_ANSWER_BYTES} bytes")
+            return answer.status_code, bytes(data)
 
     async def _checked(self, url: str) -> tuple[str, dict[str, str], dict[str, str]]:
         """The URL to connect to, and the headers and extensions that keep its name."""
@@ -122,6 +151,3 @@ def _is_loopback(host: str) -> bool:
     except ValueError:
         return host == "localhost"
 
-
-def _refused(status: int, body: bytes, headers: Mapping[str, str]) -> ProviderError:  # noqa: ARG001
-    return RetryableError(f"status {status}", status=status)

@@ -1,13 +1,7 @@
-"""The HTTP client under the drivers, and the one place where its failures become provider errors.
+"""What every way of calling a provider shares: limits, TLS, and the one place where failures become provider errors.
 
-httpx 0.28 keeps its connections in a list that every request walks several times: with one client for
-all, a request costs more the more are in flight. Here each connection has a pool of its own, and spare
-ones lie on a stack, so a request costs the same at any number. CPU per picture request against a loopback
-server, ms at 50, 200 and 500 in flight: one pool 2.0, 22, over 60; sixteen pools 0.7, 0.9, 2.9; this 0.6,
-0.8, 0.8. google-genai adds 1.1 of its own.
-
-What was on the wire decides what a failure means, so the transport notes it in the call's
-:class:`Exchange`: nothing sent means that trying again is safe, sent and lost means that nobody knows.
+What was on the wire decides what a failure means, so the client notes it in the call's :class:`Exchange`: nothing sent
+means that trying again is safe, sent and lost means that nobody knows.
 """
 
 from __future__ import annotations
@@ -16,8 +10,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -39,9 +32,6 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 OFFLOAD_BYTES = 256 * 1024
 #: The simulator's mark on every answer.
 SIMULATED_HEADER = "x-plantain-simulated"
-
-#: Makes a provider error of a status, a body and headers.
-ErrorFrom = Callable[[int, bytes, Mapping[str, str]], ProviderError]
 
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
@@ -72,138 +62,9 @@ class AnswerTooLargeError(Exception):
     """More bytes came than the transport's cap."""
 
 
-class SparePool(httpx.AsyncBaseTransport):
-    """Connections to one origin, each in an httpx transport of its own; redirects are not its business.
-
-    How many are open at once is bounded by the caller (the worker's concurrency), not here.
-    """
-
-    def __init__(self, base_url: str, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
-        self._proxy = _proxy_for(base_url)
-        self._max_answer_bytes = max_answer_bytes
-        self._spare: deque[tuple[float, httpx.AsyncHTTPTransport]] = deque()
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        exchange = _current.get() or Exchange()
-        request.stream = _NotedBody(request.stream, exchange)
-        timeouts = request.extensions.get("timeout", {})
-        request.extensions["timeout"] = {**timeouts, "connect": CONNECT_TIMEOUT}
-        connection = self._spare.pop()[1] if self._spare else self._open()
-        try:
-            response = await connection.handle_async_request(request)
-        except BaseException:
-            await connection.aclose()
-            raise
-        exchange.status = response.status_code
-        exchange.simulated = exchange.simulated or SIMULATED_HEADER in response.headers
-        response.stream = _CappedBody(response.stream, self, connection, self._max_answer_bytes)
-        return response
-
-    async def release(self, connection: httpx.AsyncHTTPTransport) -> None:
-        """Takes a connection back whose answer has been read, and closes those unused for long."""
-        now = asyncio.get_running_loop().time()
-        self._spare.append((now, connection))
-        while self._spare[0][0] < now - KEEPALIVE:
-            await self._spare.popleft()[1].aclose()
-
-    async def aclose(self) -> None:
-        while self._spare:
-            await self._spare.pop()[1].aclose()
-
-    def _open(self) -> httpx.AsyncHTTPTransport:
-        return httpx.AsyncHTTPTransport(
-            verify=ssl_context(),
-            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE),
-            proxy=self._proxy,
-            socket_options=_socket_options(),
-        )
-
-
-class _NotedBody(httpx.AsyncByteStream):
-    """A request body that notes when its last chunk has been written."""
-
-    def __init__(self, body: object, exchange: Exchange) -> None:
-        assert isinstance(body, httpx.AsyncByteStream)
-        self._body = body
-        self._exchange = exchange
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._body:
-            yield chunk
-        self._exchange.sent = True
-
-
-class _CappedBody(httpx.AsyncByteStream):
-    """An answer's body that gives its connection back; one not read to its end is dropped."""
-
-    def __init__(
-        self, body: object, pool: SparePool, connection: httpx.AsyncHTTPTransport, max_bytes: int
-    ) -> None:
-        assert isinstance(body, httpx.AsyncByteStream)
-        self._body = body
-        self._pool = pool
-        self._connection = connection
-        self._max_bytes = max_bytes
-        self._whole = False
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in self._body:
-            size += len(chunk)
-            if size > self._max_bytes:
-                raise AnswerTooLargeError(f"the answer is larger than {self._max_bytes} bytes")
-            yield chunk
-        self._whole = True
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
-        if self._whole:
-            self._whole = False
-            await self._pool.release(self._connection)
-        else:
-            await self._connection.aclose()
-
-
-class _Client(httpx.AsyncClient):
-    """Lets go of answers as soon as their reader does.
-
-    httpx ties an answer and its stream into a circle, which only a full garbage collection frees. Those are rare
-    in a process that allocates little: a hundred pictures of some megabytes each would be waiting for one.
-    """
-
-    async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
-        response = await super().send(request, stream=stream, **options)
-        if not stream:
-            response.stream = httpx.ByteStream(b"")
-        return response
-
-
-def open_client(
-    base_url: str,
-    error_from: ErrorFrom,
-    *,
-    expect: Collection[int] = (200,),
-    max_answer_bytes: int = MAX_ANSWER_BYTES,
-) -> httpx.AsyncClient:
-    """An httpx client for one origin: no redirects, no deadline of its own, one pool per connection.
-
-    An answer whose status is not among ``expect`` is read and raised as what ``error_from`` makes of
-    it, so that whoever uses the client, an SDK included, sees only answers that it can read.
-    """
-
-    async def refuse(response: httpx.Response) -> None:
-        if response.status_code not in expect:
-            body = await response.aread()
-            raise error_from(response.status_code, body, response.headers)
-
-    return _Client(
-        transport=SparePool(base_url, max_answer_bytes=max_answer_bytes),
-        event_hooks={"response": [refuse]},
-        headers={"accept-encoding": "identity"},
-        follow_redirects=False,
-        timeout=None,  # the transport bounds connecting, the driver the whole
-        trust_env=False,
-    )
+def current_exchange() -> Exchange:
+    """The exchange of the call around; one that nobody reads where there is none."""
+    return _current.get() or Exchange()
 
 
 @asynccontextmanager
@@ -284,7 +145,7 @@ def ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _proxy_for(base_url: str) -> str | None:
+def proxy_for(base_url: str) -> str | None:
     """What HTTPS_PROXY, HTTP_PROXY and NO_PROXY say about an address."""
     url = httpx.URL(base_url)
     proxies = getproxies()
@@ -293,12 +154,11 @@ def _proxy_for(base_url: str) -> str | None:
     return proxies.get(url.scheme) or proxies.get("all")
 
 
-def _socket_options() -> list[tuple[int, int, int]]:
-    """Keep-alive probes: a call is silent for minutes, and a vanished peer should not cost them all."""
-    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+def keep_alive(connection: socket.socket | None) -> None:
+    """Turns on keep-alive probes: a call is silent for minutes, and a vanished peer should not cost them all."""
+    if connection is None:
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_KEEPIDLE"):
-        options += [
-            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
-        ]
-    return options
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)

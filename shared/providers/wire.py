@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -333,7 +334,12 @@ def _get(mapping: Mapping[str, Any], name: str) -> Any:
     """A field by its camelCase name, or as proxies spell it, in snake_case."""
     if name in mapping:
         return mapping[name]
-    return mapping.get("".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name))
+    return mapping.get(_snake_case(name))
+
+
+@cache
+def _snake_case(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
 def _dict(value: Any) -> Mapping[str, Any]:

@@ -6,14 +6,17 @@ import gc
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from io import BytesIO
 from uuid import uuid4
 
+import orjson
 import pytest
 from PIL import Image
 
 from shared.providers import Drivers
 from shared.providers.base import (
+    Call,
     ImageBytes,
     ImageRequest,
     Message,
@@ -23,7 +26,10 @@ from shared.providers.base import (
     UnknownOutcomeError,
     Usage,
 )
-from shared.providers.transport import open_client
+from shared.providers.catalog import catalog
+from shared.providers.endpoints import Endpoint
+from shared.providers.gemini import GeminiDriver
+from shared.providers.origin import Answer, Origin
 from shared.providers.wire import error_from
 from tests.contract.conftest import RunningSimulator
 from tests.contract.providers.cases import CASES, Asker, Case, call, settings_for
@@ -188,7 +194,7 @@ async def test_bytes_say_what_a_picture_is(asker: AskerOf, chosen: Case) -> None
 
 async def test_oversized_answer_is_not_read(asker: AskerOf, simulator: RunningSimulator) -> None:
     ask = asker(NANO_BANANA)
-    vars(ask.driver)["_http"] = open_client(simulator.url, error_from, max_answer_bytes=5_000)
+    vars(ask.driver)["_origin"] = Origin(simulator.url, error_from, max_answer_bytes=5_000)
 
     with pytest.raises(RetryableError, match="larger than 5000 bytes") as caught:
         await ask()
@@ -199,16 +205,14 @@ async def test_oversized_answer_is_not_read(asker: AskerOf, simulator: RunningSi
 @pytest.mark.parametrize("form", [NANO_BANANA, GATEWAY], ids=["google", "gateway"])
 async def test_answer_is_let_go_when_it_has_been_read(asker: AskerOf, form: Case) -> None:
     """Without waiting for the garbage collector: an answer is megabytes, and collections are rare."""
-    import httpx
-
     ask = asker(form)
     await ask()
     gc.collect()
     gc.disable()
     try:
-        before = sum(isinstance(each, httpx.Response) for each in gc.get_objects())
+        before = sum(isinstance(each, Answer) for each in gc.get_objects())
         await ask()
-        after = sum(isinstance(each, httpx.Response) for each in gc.get_objects())
+        after = sum(isinstance(each, Answer) for each in gc.get_objects())
     finally:
         gc.enable()
 
@@ -278,3 +282,31 @@ async def test_result_url_that_gives_nothing_is_of_unknown_outcome(
 ) -> None:
     with pytest.raises(UnknownOutcomeError):
         await asker(GATEWAY)(fault=f"private-url:{simulator.url}/visualize-files/nothing/0.png")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        TextRequest([Message("user", "Hello")]),
+        TextRequest([Message("user", "a"), Message("model", "b"), Message("user", "\u00e9 \u2028 \"")], system="Be brief."),
+        TextRequest([Message("user", "x")], max_output_tokens=7, seed=3, stop=["END"], thinking_level="low"),
+        TextRequest([Message("user", "x")], response_schema={"type": "object", "properties": {"a": {"type": "string"}}}),
+    ],
+    ids=["plain", "conversation", "options", "schema"],
+)
+async def test_what_is_sent_is_what_the_sdk_would_send(request_: TextRequest) -> None:
+    """The driver keeps the SDK's form of a request and fills in texts: it must come to the same."""
+    driver = GeminiDriver(Endpoint("http://127.0.0.1:1/prefix", "key"))
+    model = catalog()["gemini-flash"]
+    call_ = Call(uuid4(), 1, model, 12.5)
+    # Learned from another conversation with the same options.
+    learned = replace(request_, messages=[Message("user", "other")], system=request_.system and "other")
+    form = await driver._form(learned, call_)  # noqa: SLF001
+    sdks = await driver._sdk.request(request_, call_)  # noqa: SLF001
+    await driver.aclose()
+
+    assert orjson.loads(form.filled_in(request_)) == orjson.loads(sdks.content)
+    assert sdks.url.raw_path.decode() == f"/prefix{form.path}"
+    assert form.headers.items() <= dict(sdks.headers).items()
+    assert form.headers["x-goog-api-key"] == "key"
+    assert form.headers["x-server-timeout"] == "13"
