@@ -30,7 +30,6 @@ def main() -> int:
         [
             "--quiet",  # no banner: it is no log line
             "worker",
-            "--pool=threads",
             f"--concurrency={settings.worker_concurrency}",
             f"--hostname={name if '@' in name else name + '@%h'}",
             f"--queues={','.join(queues)}",

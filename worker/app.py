@@ -1,6 +1,6 @@
 """Celery's entry point: ``celery -A worker.app worker|beat|flower``.
 
-Tasks run on the stock ``threads`` pool; each hands its coroutine to the process's one event loop.
+Its one task runs on ``worker.pool``, as a coroutine on the process's one event loop.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import bootsteps, signals
 from celery.utils.log import get_logger
+from celery.worker import state
 
 from shared.logging import setup_logging
 from shared.queue import make_celery
@@ -24,41 +25,35 @@ app.conf.update(
     beat_max_loop_interval=1,
     include=["worker.tasks.jobs"],
     worker_consumer="worker.consumer:Consumer",
+    worker_pool="worker.pool:LoopPool",
 )
 
 #: How often the consumer shows that it is alive, seconds.
 _CONSUMER_TICK = 5.0
-#: How often a full worker looks whether a slot has become free, seconds.
-_SLOT_TICK = 0.02
 
 
-class ConsumerTicks(bootsteps.StartStopStep):
-    """Keeps the consumer awake: it notices free slots at once, and shows that it is not deaf.
-
-    With ``worker_disable_prefetch`` a full worker stops asking for messages, and only the next turn
-    of its hub asks again; without anything else to do that turn comes about once a second.
-    """
+class SignsOfLife(bootsteps.StartStopStep):
+    """The consumer shows that it is not deaf, and how many messages it could take at once."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        self._timers: list[Any] = []
+        self._timer: Any = None
         super().__init__(consumer, **kwargs)
 
     def start(self, consumer: Any) -> None:
-        runtime = Runtime.current()
-        self._timers = [
-            consumer.hub.call_repeatedly(_SLOT_TICK, lambda: None),
-            consumer.hub.call_repeatedly(_CONSUMER_TICK, runtime.consumer_is_alive),
-        ]
+        self._timer = consumer.hub.call_repeatedly(_CONSUMER_TICK, Runtime.current().consumer_is_alive)
+        consumer.task_consumer.channel.free_slots = lambda: (
+            consumer.pool.num_processes - len(state.reserved_requests)
+        )
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002
-        for timer in self._timers:
-            timer.cancel()
-        self._timers = []
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
-app.steps["consumer"].add(ConsumerTicks)
+app.steps["consumer"].add(SignsOfLife)
 
 
 @signals.setup_logging.connect

@@ -1,10 +1,10 @@
-"""One asyncio loop a process. Task threads hand their coroutine over and wait; the work is all done here."""
+"""One asyncio loop a process, in a thread of its own; the work is all done there."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -28,6 +28,10 @@ class LoopThread:
     def start(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
         """Runs a coroutine on the loop without waiting."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Calls something on the loop, from any thread."""
+        self._loop.call_soon_threadsafe(callback)
 
     def stop(self) -> None:
         """Ends the loop; what still runs on it is cancelled."""

@@ -7,7 +7,9 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextvars import Context
 from typing import ClassVar
 from uuid import UUID
 
@@ -31,6 +33,10 @@ class Runtime:
 
     def __init__(self, settings: Settings, *, name: str, queues: Iterable[str]) -> None:
         checkpoints.arm(settings.test_checkpoints)
+        #: Attempts that the loop is to begin, and whether it knows of all of them.
+        self._to_begin: deque[tuple[UUID, Callable[[str], None]]] = deque()
+        self._begun = True
+        self._running: set[asyncio.Task[None]] = set()
         self._loop = LoopThread()
         self._loop.run(self._open(settings, name, list(queues)))
 
@@ -49,9 +55,28 @@ class Runtime:
         if runtime is not None:
             runtime.stop()
 
-    def run_job(self, job_id: UUID) -> str:
-        """Runs one attempt and waits for its end; called from the pool's threads."""
-        return self._loop.run(self._runner.run(job_id))
+    def run_soon(self, job_id: UUID, ended: Callable[[str], None]) -> None:
+        """Begins one attempt, from any thread; ``ended`` is called on the loop's with what became of it."""
+        self._to_begin.append((job_id, ended))
+        if self._begun:
+            self._begun = False
+            self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._begun = True
+        while self._to_begin:
+            task = asyncio.create_task(self._run(*self._to_begin.popleft()), context=Context())
+            self._running.add(task)  # the loop itself keeps no strong reference
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self, job_id: UUID, ended: Callable[[str], None]) -> None:
+        state = "failed"
+        try:
+            state = await self._runner.run(job_id)
+        except Exception:
+            log.exception("job %s: the attempt broke off; its lease runs out, and another begins", job_id)
+        finally:
+            ended(state)
 
     def drain(self) -> None:
         """The process was told to stop: from now on it only ends what it has. Called from a signal handler."""

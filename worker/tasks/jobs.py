@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
-from shared.queue import RUN_JOB
+from shared.envelope import RUN_JOB
 from worker.app import app
-from worker.runtime import Runtime
 
 
-class JobFailed(Exception):
-    """Shows a failed job as failed in Flower; the job itself says why."""
-
-
-@app.task(name=RUN_JOB, throws=(JobFailed,))
+@app.task(name=RUN_JOB)
 def run_job(job_id: str) -> str:
-    """Runs one attempt. Args: ``job_id``, a UUID. Answers the job's state afterwards."""
-    state = Runtime.current().run_job(UUID(job_id))
-    if state == "failed":
-        raise JobFailed(job_id)
-    return state
+    """What ``worker.pool`` runs for its id, a job's. Called directly, in no pool of ours, it can do nothing."""
+    raise RuntimeError(f"job {job_id}: {RUN_JOB} runs on worker.pool only")
