@@ -96,10 +96,11 @@ class Flights:
         held = list(flights)
         if not held:
             return
-        async with self._database.transaction() as db:
-            alive = await queries.renew(
-                db, [(f.job.job_id, f.job.number) for f in held], lease=self._settings.lease_seconds
-            )
+        alive = await queries.renew(
+            self._database.direct,
+            [(f.job.job_id, f.job.number) for f in held],
+            lease=self._settings.lease_seconds,
+        )
         for flight in held:
             if flight not in self._all:
                 continue  # it ended meanwhile, which is why it was not found

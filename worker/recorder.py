@@ -38,8 +38,8 @@ class Recorder:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        # Pictures take a connection each: half of them stay free for renewals, claims and records.
-        self._picture_slots = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
+        # Pictures take a connection each: two stay free for gates and whatever else needs a transaction.
+        self._picture_slots = asyncio.Semaphore(max(1, database.pool_size - 2))
         self._records: Coalescer[dict[str, Any], str | None] = Coalescer(
             self._record_batch, lanes=2, is_shared_fault=is_unavailable
         )
@@ -117,6 +117,5 @@ class Recorder:
         return str(finished.state)
 
     async def _record_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[str | None]:
-        async with self._database.transaction() as db:
-            finished = await queries.finish(db, rows)
+        finished = await queries.finish(self._database.direct, rows)
         return [finished[row["job_id"]].state if row["job_id"] in finished else None for row in rows]

@@ -275,16 +275,18 @@ class Runner:
 
     async def _claim_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
         unique = list(dict.fromkeys(ids))
-        async with self._database.transaction() as db:
-            claimed = await claims.claim(
-                db, unique, worker=self._name, lease=self._settings.lease_seconds, grace=RECORD_GRACE_SECONDS
-            )
+        claimed = await claims.claim(
+            self._database,
+            unique,
+            worker=self._name,
+            lease=self._settings.lease_seconds,
+            grace=RECORD_GRACE_SECONDS,
+        )
         # Of two messages for one job in one batch, the first gets it.
         return [claimed.pop(job_id, None) for job_id in ids]
 
     async def _note_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[bool]:
-        async with self._database.transaction() as db:
-            sent = await queries.mark_sent(db, rows)
+        sent = await queries.mark_sent(self._database.direct, rows)
         return [row["job_id"] in sent for row in rows]
 
 

@@ -14,6 +14,7 @@ from typing import ClassVar
 from uuid import UUID
 
 from shared import checkpoints
+from shared.collector import calm_the_collector
 from shared.config import Settings
 from shared.db import Database
 from shared.providers import Drivers
@@ -100,6 +101,7 @@ class Runtime:
         # A worker that comes back under its old name must not be taken for the one that died.
         owner = f"{name}#{secrets.token_hex(3)}"
         self._runner = Runner(self._database, settings, self._drivers, self._flights, owner)
+        calm_the_collector()
         self._background = [
             asyncio.create_task(self._flights.keep()),
             asyncio.create_task(self._wakeups.listen_for_cancels(self._flights.wake)),

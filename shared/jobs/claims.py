@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.db import Database
 from shared.gates import queries as gates
 from shared.gates.limits import Admission, Gate, admit
 from shared.jobs import queries
@@ -25,19 +26,26 @@ _RELEASE_AT_MOST = 500
 
 
 async def claim(
-    db: AsyncConnection, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
+    database: Database, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
 ) -> dict[UUID, Row[Any]]:
     """Claims what may run now; see ``queries.claim``. ``gated`` in a row says that a gate let it through."""
-    claimed = await queries.claim(db, ids, worker=worker, lease=lease, grace=grace)
+    claimed = await queries.claim(database.direct, ids, worker=worker, lease=lease, grace=grace)
     left = [job_id for job_id in ids if job_id not in claimed]
-    if not left:
-        return claimed
+    if left:
+        async with database.transaction() as db:
+            claimed |= await _through_gates(db, left, worker=worker, lease=lease, grace=grace)
+    return claimed
+
+
+async def _through_gates(
+    db: AsyncConnection, left: Sequence[UUID], *, worker: str, lease: float, grace: float
+) -> dict[UUID, Row[Any]]:
+    """Claims those that their models' gates let through, and parks the others that wait at a gate."""
+    claimed: dict[UUID, Row[Any]] = {}
     held: defaultdict[str, list[UUID]] = defaultdict(list)
     for row in await queries.at_gates(db, left):
         held[row.model].append(row.id)
-    if not held:
-        return claimed
-    for gate in await gates.lock(db, sorted(held)):
+    for gate in await gates.lock(db, sorted(held)) if held else ():
         waiting = held[gate.model]
         admission = admit(gate, len(waiting))
         if admission.calls:
