@@ -30,30 +30,40 @@ app.conf.update(
 
 #: How often the consumer shows that it is alive, seconds.
 _CONSUMER_TICK = 5.0
+#: How often events for Flower are sent, seconds, and how many are kept until then.
+_EVENTS_TICK = 0.1
+_EVENTS_AT_ONCE = 1000
 
 
-class SignsOfLife(bootsteps.StartStopStep):
-    """The consumer shows that it is not deaf, and how many messages it could take at once."""
+class ConsumerStep(bootsteps.StartStopStep):
+    """Shows that the consumer is not deaf, tells it how many messages it may take, and sends its events in bundles."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        self._timer: Any = None
+        self._timers: list[Any] = []
         super().__init__(consumer, **kwargs)
 
     def start(self, consumer: Any) -> None:
-        self._timer = consumer.hub.call_repeatedly(_CONSUMER_TICK, Runtime.current().consumer_is_alive)
         consumer.task_consumer.channel.free_slots = lambda: (
             consumer.pool.num_processes - len(state.reserved_requests)
         )
+        events = consumer.event_dispatcher
+        # Left alone it sends whatever there is on each turn of the hub, or 24 events: half of the consumer's time.
+        events.on_send_buffered = None
+        events.buffer_limit = _EVENTS_AT_ONCE
+        self._timers = [
+            consumer.hub.call_repeatedly(_CONSUMER_TICK, Runtime.current().consumer_is_alive),
+            consumer.hub.call_repeatedly(_EVENTS_TICK, events.flush),
+        ]
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = []
 
 
-app.steps["consumer"].add(SignsOfLife)
+app.steps["consumer"].add(ConsumerStep)
 
 
 @signals.setup_logging.connect

@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.artifacts import queries as artifacts
 from shared.checkpoints import checkpoint
 from shared.coalesce import Coalescer
-from shared.config import Settings
 from shared.db import Database, is_unavailable
 from shared.jobs import outcomes, queries
 from shared.providers.base import ImageBytes
@@ -36,7 +35,7 @@ class _FencedOut(Exception):
 class Recorder:
     """Writes endings; those of concurrent jobs share statements."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
         # Pictures take a connection each: two stay free for gates and whatever else needs a transaction.
         self._picture_slots = asyncio.Semaphore(max(1, database.pool_size - 2))

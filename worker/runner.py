@@ -86,7 +86,7 @@ class Runner:
         self._flights = flights
         self._name = name
         self._gates = Gatekeeper(database, settings)
-        self._recorder = Recorder(database, settings)
+        self._recorder = Recorder(database)
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
         self._claims: Coalescer[UUID, Row[Any] | None] = Coalescer(
             self._claim_batch, is_shared_fault=is_unavailable
