@@ -50,8 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         # Taken over rather than included: an included router is matched anew in every request, twice.
         app.router.routes.extend(router.routes)
     app.router.routes.extend(heads(app.router.routes))
-    direct = [route for route in jobs.router.routes if getattr(route, "endpoint", None) in {jobs.submit, jobs.get}]
-    app.open_shortcut(direct, public_url=settings.public_url or "")
+    app.open_shortcut(jobs.DIRECT, public_url=settings.public_url or "")
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
 

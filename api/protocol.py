@@ -62,7 +62,7 @@ class LimitedProtocol(HttpToolsProtocol):
         #: Whether a request began in the present piece, which may hold the end of another one's body.
         self._begun = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  as uvicorn has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(OneWrite(transport))  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:

@@ -12,6 +12,7 @@ import orjson
 from sqlalchemy import Row
 from starlette.responses import Response
 
+from shared.jobs.queries import JobRow
 from shared.jobs.status import FINAL, WaitingReason
 
 PREFIX = "/api/v1"
@@ -36,7 +37,9 @@ class JsonResponse(Response):
         found = {"cache-control": "no-store"}
         for name, value in (headers or {}).items():
             found[name.lower()] = value
-        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in found.items()]
+        self.raw_headers = [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in found.items()
+        ]
         self.raw_headers += [
             (b"content-type", media_type.encode()),
             (b"content-length", str(len(self.body)).encode()),
@@ -47,7 +50,7 @@ def dumps(body: Any) -> bytes:
     return orjson.dumps(body, default=_default, option=orjson.OPT_UTC_Z)
 
 
-def job_view(row: Row[Any], waiting: WaitingReason | None, public_url: str) -> dict[str, Any]:
+def job_view(row: JobRow, waiting: WaitingReason | None, public_url: str) -> dict[str, Any]:
     """``shared.jobs.schemas.JobView`` of a row of ``queries.VIEW``."""
     url = f"{public_url}{PREFIX}/jobs/{row.id}"
     return {
@@ -99,12 +102,12 @@ def result_view(row: Row[Any], public_url: str) -> dict[str, Any]:
     return result
 
 
-def etag(row: Row[Any], waiting: WaitingReason | None) -> str:
+def etag(row: JobRow, waiting: WaitingReason | None) -> str:
     """The version, and with it the waiting reason: that may change without an event."""
     return f'"{row.version}.{waiting}"' if waiting else f'"{row.version}"'
 
 
-def retry_after(row: Row[Any]) -> dict[str, str]:
+def retry_after(row: JobRow) -> dict[str, str]:
     """How long to wait before the next poll, in seconds; nothing once the job is final."""
     if row.state in FINAL:
         return {}

@@ -25,6 +25,8 @@ from sqlalchemy.dialects.postgresql import psycopg as dialect
 #: A connection that was in use so recently is taken to be alive, unless its socket says otherwise.
 _TRUSTED_SECONDS = 30.0
 
+_DIALECT = dialect.dialect()  # type: ignore[no-untyped-call]
+
 Connection = psycopg.AsyncConnection[Any]
 
 
@@ -114,4 +116,4 @@ def _has_news(descriptor: int) -> bool:
 @lru_cache(maxsize=256)
 def _sql(statement: TextClause) -> str:
     """The statement with psycopg's own placeholders."""
-    return str(statement.compile(dialect=dialect.dialect()))
+    return str(statement.compile(dialect=_DIALECT))

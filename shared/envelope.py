@@ -7,11 +7,12 @@ placeholder, on kombu's in-memory transport; what comes out is kept, and each jo
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
 from celery import Celery
-from kombu import Connection
+from kombu.connection import Connection
 
 #: Named outright, so that moving a module orphans no message.
 RUN_JOB = "plantain.jobs.run"
@@ -44,9 +45,9 @@ class Envelope:
         return text.replace(b"\1", str(uuid4()).encode())
 
 
-def _sent(app: Celery, queue: str, task_id: str) -> dict:
+def _sent(app: Celery, queue: str, task_id: str) -> dict[str, Any]:
     """What Celery sends for the task, as kombu's virtual transports hand it to their servers."""
-    with Connection("memory://") as connection:
+    with Connection("memory://") as connection:  # type: ignore[no-untyped-call]
         channel = connection.channel()
         producer = app.amqp.Producer(channel, auto_declare=False)
         app.amqp.queues[queue](channel).declare()
@@ -59,6 +60,6 @@ def _sent(app: Celery, queue: str, task_id: str) -> dict:
             ignore_result=True,
             retry=False,
         )
-        message = channel._get(queue)  # noqa: SLF001  what a virtual transport implements
+        message: dict[str, Any] = channel._get(queue)  # noqa: SLF001  what a virtual transport implements
         channel.queue_delete(queue)
         return message

@@ -21,7 +21,7 @@ from kombu.utils.scheduling import round_robin_cycle
 from redis.asyncio import Redis
 
 from shared.config import Settings
-from shared.envelope import RUN_JOB, Envelope
+from shared.envelope import Envelope
 from shared.outage import reason
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Doorbell:
             async with asyncio.timeout(self._timeout):
                 if len(by_queue) == 1:
                     [(queue, messages)] = by_queue.items()
-                    await self._redis.lpush(queue, *messages)  # type: ignore[misc]  redis-py types both its clients as one
+                    await self._redis.lpush(queue, *messages)
                 else:
                     async with self._redis.pipeline(transaction=False) as pipe:
                         for queue, messages in by_queue.items():

@@ -30,7 +30,7 @@ class JobFailed(Exception):
     """Shows a failed job as failed in Flower; the job itself says why."""
 
 
-class LoopPool(BasePool):  # type: ignore[misc]  Celery has no types
+class LoopPool(BasePool):  # type: ignore[misc]  # Celery has no types
     """Named by the setting ``worker_pool``. Runs the one task that there is: a job's next attempt, by the task's id."""
 
     body_can_be_buffer: ClassVar[bool] = True

@@ -13,10 +13,10 @@ from time import monotonic
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
+from kombu.transport.virtual import Empty
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from redis.exceptions import ResponseError
-from kombu.transport.virtual import Empty
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Channel(redis.Channel):
         keys = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
         # As kombu's own: what it has noted of a blocking pop under way is how it sees a broker that has gone silent.
         self._in_poll = self.client.connection
-        self._brpop_sent_at = monotonic()
+        self._brpop_sent_at = monotonic()  # type: ignore[assignment]
         self._popping_many = True
         command = ["BLMPOP", timeout or self.brpop_timeout or 0, len(keys), *keys, "RIGHT", "COUNT", wanted]
         self.client.connection.send_command(*command)
@@ -61,14 +61,14 @@ class Channel(redis.Channel):
                 if "unknown command" not in str(error):
                     raise
                 log.warning("this Redis has no BLMPOP (it came with 7.0): messages are taken one by one")
-                type(self)._pops_many = False
+                type(self)._pops_many = False  # noqa: SLF001  for all channels
                 raise Empty from None
             except self.connection_errors:
                 # The next turn of the hub connects again.
                 self.client.connection.disconnect()
                 raise
         finally:
-            self._in_poll = None
+            self._in_poll = None  # type: ignore[assignment]
             self._flush_brpop_reauth()
         if not popped:
             raise Empty
@@ -81,7 +81,7 @@ class Channel(redis.Channel):
             except ValueError:
                 log.exception("a message that is not JSON was dropped")
             else:
-                self.connection._deliver(payload, queue)
+                self.connection._deliver(payload, queue)  # noqa: SLF001  as kombu does
         return True
 
     def _read_one(self, **options: Any) -> Any:

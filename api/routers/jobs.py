@@ -239,3 +239,9 @@ def _known(name: str, value: str | None, allowed: list[str]) -> None:
         return
     error = FieldError(f"?{name}", "not_allowed", f"must be one of: {', '.join(allowed)}", allowed)
     raise ValidationFailed("The query is not allowed; errors names each parameter.", errors=[error])
+
+
+#: Those that nearly all requests are for, and that take nothing but the request.
+DIRECT = [
+    route for route in router.routes if isinstance(route, ProjectRoute) and route.endpoint in {submit, get}
+]

@@ -31,7 +31,6 @@ VIEW = """
 """
 
 
-
 class Executor(Protocol):
     """What runs one statement: a transaction's connection, or ``shared.direct`` where the statement is the transaction."""
 
@@ -75,6 +74,9 @@ class NewJob(NamedTuple):
         """Workers are to be told now."""
         return self.waiting_reason is None
 
+
+#: A row of ``VIEW``, or what stands for one.
+JobRow = Row[Any] | NewJob
 
 _SUBMIT = text("""
     WITH row AS (

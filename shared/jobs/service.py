@@ -24,7 +24,7 @@ from shared.config import Settings
 from shared.db import Database, is_unavailable, within
 from shared.errors import BadRequest, Conflict, FieldError, NotFound, ValidationFailed, field_errors, shown
 from shared.jobs import queries
-from shared.jobs.queries import NewJob
+from shared.jobs.queries import JobRow, NewJob
 from shared.jobs.schemas import JobSubmit
 from shared.jobs.status import FINAL, State, WaitingReason
 from shared.kinds import KINDS
@@ -183,7 +183,7 @@ class JobService:
             retry_after=1,
         )
 
-    async def waiting_reason(self, row: Row[Any]) -> WaitingReason | None:
+    async def waiting_reason(self, row: JobRow) -> WaitingReason | None:
         """Why a queued job waits: what is stored, else whether any worker takes from its queue.
 
         Where nobody can be asked about workers it is taken to be in the queue: a submit is stored by now.

@@ -14,7 +14,7 @@ import orjson
 _LONG = 64 * 1024
 
 
-def load(body: bytes, name: str) -> tuple[Any, dict[str, memoryview]]:
+def load(body: bytes | bytearray, name: str) -> tuple[Any, dict[str, memoryview]]:
     """The parsed body, and the long strings that were members called ``name``.
 
     In the parsed body each of them is replaced by a short string, its key in the second result. Only strings
@@ -40,7 +40,7 @@ def load(body: bytes, name: str) -> tuple[Any, dict[str, memoryview]]:
     return orjson.loads(b"".join([*pieces, view[kept:]])), cut
 
 
-def _string_after(body: bytes, name: str, position: int) -> tuple[int, int] | None:
+def _string_after(body: bytes | bytearray, name: str, position: int) -> tuple[int, int] | None:
     """Where the next string member of this name begins and ends, quotes left out.
 
     A quote within a JSON string is escaped, so the name in its quotes is never a part of some text.

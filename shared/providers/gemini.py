@@ -156,7 +156,9 @@ class _Catch(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
         self.request = request
-        answer = {"candidates": [{"content": {"role": "model", "parts": [{"text": "-"}]}, "finishReason": "STOP"}]}
+        answer = {
+            "candidates": [{"content": {"role": "model", "parts": [{"text": "-"}]}, "finishReason": "STOP"}]
+        }
         return httpx.Response(200, json=answer)
 
 

@@ -36,8 +36,8 @@ from shared.providers.base import (
 )
 from shared.providers.endpoints import Endpoint
 from shared.providers.images import NotAnImageError, decode_base64, inspect
-from shared.providers.result_urls import LostResultError, RefusedUrlError, ResultFetcher
 from shared.providers.origin import Answer, Origin
+from shared.providers.result_urls import LostResultError, RefusedUrlError, ResultFetcher
 from shared.providers.transport import Exchange, guarded, malformed, offload
 from shared.providers.wire import retry_after
 
@@ -172,7 +172,7 @@ class NanoBananaGatewayDriver:
             raise UnknownOutcomeError(f"The picture was made, but {error}", **_paid(answer)) from None
 
 
-def error_from(status: int, body: bytes, headers: Mapping[str, str]) -> ProviderError:
+def error_from(status: int, body: bytes | bytearray, headers: Mapping[str, str]) -> ProviderError:
     """What an answer of the gateway other than 200 and 202 means."""
     try:
         loaded = orjson.loads(body) if body else None

@@ -87,7 +87,9 @@ class Origin:
         self._named = parts.netloc.rpartition("@")[2]
         self._root = f"{parts.scheme}://{self._named}"
         proxy = proxy_for(base_url)
-        self._proxied = httpx.AsyncClient(proxy=proxy, verify=ssl_context(), trust_env=False) if proxy else None
+        self._proxied = (
+            httpx.AsyncClient(proxy=proxy, verify=ssl_context(), trust_env=False) if proxy else None
+        )
         #: Free connections with the time since when they are; the one used last is taken first.
         self._spare: deque[tuple[float, _Connection]] = deque()
 
@@ -220,7 +222,8 @@ class _Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._begin()
         self._exchange = exchange
-        answer = self._answer = loop.create_future()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        self._answer = answer
         try:
             if len(content) < _WRITE_BUFFER_BYTES:
                 # It may have gone out from here on.

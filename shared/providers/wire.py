@@ -29,6 +29,9 @@ from shared.providers.base import (
 from shared.providers.images import NotAnImageError, decode_base64, inspect
 from shared.providers.transport import malformed
 
+#: What an answer's body comes as.
+Body = bytes | bytearray | str
+
 #: Google's daily quotas begin anew at midnight there.
 _PACIFIC = ZoneInfo("America/Los_Angeles")
 #: Spend limits count the last ten minutes.
@@ -100,7 +103,7 @@ class _Answer:
         )
 
 
-def read_text(body: bytes | str) -> Generation:
+def read_text(body: Body) -> Generation:
     """Reads the answer to a text request: its parts in order, without the model's thoughts.
 
     Raises:
@@ -115,7 +118,7 @@ def read_text(body: bytes | str) -> Generation:
     return answer.generation(text, [])
 
 
-def read_images(body: bytes) -> Generation:
+def read_images(body: bytes | bytearray) -> Generation:
     """Reads the answer to an image request; slow for megabytes, so call it in a thread.
 
     Raises:
@@ -134,14 +137,14 @@ def read_images(body: bytes) -> Generation:
     return answer.generation(answer.text() or None, images)
 
 
-def _load(body: bytes | str) -> Any:
+def _load(body: Body) -> Any:
     try:
         return orjson.loads(body) if body else None
     except orjson.JSONDecodeError as error:
         raise malformed(f"not JSON ({error})"[:200]) from None
 
 
-def _load_cut(body: bytes) -> tuple[Any, dict[str, memoryview]]:
+def _load_cut(body: bytes | bytearray) -> tuple[Any, dict[str, memoryview]]:
     try:
         return bodies.load(body, "data") if body else (None, {})
     except orjson.JSONDecodeError as error:
@@ -235,7 +238,7 @@ def _usage(metadata: Mapping[str, Any], *, has_image: bool) -> Usage | None:
 
 
 def error_from(
-    status: int, body: bytes | str, headers: Mapping[str, str], *, now: datetime | None = None
+    status: int, body: Body, headers: Mapping[str, str], *, now: datetime | None = None
 ) -> ProviderError:
     """What an answer other than 200 means; ``body`` is Google's error envelope or anything else.
 
@@ -314,7 +317,7 @@ def _seconds(duration: Any) -> float | None:
     return seconds if 0 <= seconds <= 7 * 86400 else None
 
 
-def _error_object(body: bytes | str) -> Mapping[str, Any]:
+def _error_object(body: Body) -> Mapping[str, Any]:
     try:
         loaded = orjson.loads(body) if body else None
     except orjson.JSONDecodeError:
@@ -325,7 +328,7 @@ def _error_object(body: bytes | str) -> Mapping[str, Any]:
     return _dict(_dict(loaded).get("error"))
 
 
-def _excerpt(body: bytes | str) -> str:
+def _excerpt(body: Body) -> str:
     text = body if isinstance(body, str) else body[:1000].decode("utf-8", errors="replace")
     return " ".join(text[:200].split())
 

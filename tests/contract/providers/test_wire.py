@@ -288,9 +288,15 @@ async def test_result_url_that_gives_nothing_is_of_unknown_outcome(
     "request_",
     [
         TextRequest([Message("user", "Hello")]),
-        TextRequest([Message("user", "a"), Message("model", "b"), Message("user", "\u00e9 \u2028 \"")], system="Be brief."),
+        TextRequest(
+            [Message("user", "a"), Message("model", "b"), Message("user", '\u00e9 \u2028 "')],
+            system="Be brief.",
+        ),
         TextRequest([Message("user", "x")], max_output_tokens=7, seed=3, stop=["END"], thinking_level="low"),
-        TextRequest([Message("user", "x")], response_schema={"type": "object", "properties": {"a": {"type": "string"}}}),
+        TextRequest(
+            [Message("user", "x")],
+            response_schema={"type": "object", "properties": {"a": {"type": "string"}}},
+        ),
     ],
     ids=["plain", "conversation", "options", "schema"],
 )
@@ -301,8 +307,8 @@ async def test_what_is_sent_is_what_the_sdk_would_send(request_: TextRequest) ->
     call_ = Call(uuid4(), 1, model, 12.5)
     # Learned from another conversation with the same options.
     learned = replace(request_, messages=[Message("user", "other")], system=request_.system and "other")
-    form = await driver._form(learned, call_)  # noqa: SLF001
-    sdks = await driver._sdk.request(request_, call_)  # noqa: SLF001
+    form = await driver._form(learned, call_)
+    sdks = await driver._sdk.request(request_, call_)
     await driver.aclose()
 
     assert orjson.loads(form.filled_in(request_)) == orjson.loads(sdks.content)

@@ -10,7 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from shared.queue import RUN_JOB
+from shared.envelope import RUN_JOB
 from tests.e2e.faults.conftest import NewStack
 from tests.e2e.faults.harness import Stack
 

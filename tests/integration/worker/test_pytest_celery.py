@@ -22,7 +22,8 @@ from pytest_celery import (
 )
 
 from shared.config import Settings
-from shared.queue import RUN_JOB, make_celery
+from shared.envelope import RUN_JOB
+from shared.queue import make_celery
 from tests.integration.worker.conftest import Table
 from tests.integration.worker.processes import WORKER, Process, environment_of
 

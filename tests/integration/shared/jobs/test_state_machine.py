@@ -330,7 +330,7 @@ class Lives(RuleBasedStateMachine):
     def claim(self, at: list[int], worker: str, lease: int) -> None:
         """Any jobs, also the same one twice, also those that may not run."""
         ids = [self._job(each) for each in at]
-        rows = self.lab.do(lambda db: claims.claim(db, ids, worker=worker, lease=lease, grace=GRACE))
+        rows = self.lab.run(claims.claim(self.lab.database, ids, worker=worker, lease=lease, grace=GRACE))
         assert set(rows) == self.world.claim(ids, worker, lease, GRACE)
         self._remember(rows)
 
