@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -162,10 +163,30 @@ class Plantain:
         """Take all jobs and messages away."""
         with psycopg.connect(self.database_url, autocommit=True) as db:
             db.execute("TRUNCATE jobs CASCADE")
+        self._unlink_messages()
+        self.bench.settle()
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the checkout's Python with these settings. Raises `BenchError` when that is no success."""
+        program = self._program("python", [])
+        done = subprocess.run(
+            [program.command[0], *arguments],
+            env=dict(program.environment),
+            cwd=self.checkout,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if done.returncode:
+            raise BenchError(f"{self.name}: python {' '.join(arguments)} failed: {done.stderr[-1000:]}")
+        return done
+
+    def _unlink_messages(self) -> None:
+        """Only the queues: what Celery's processes wrote down about themselves stays."""
         with Redis.from_url(self.redis_url) as redis:
             for queue in redis.scan_iter(_type="list"):
                 redis.unlink(queue)
-        self.bench.settle()
 
     def _value(self, query: str, *values: object) -> float:
         with psycopg.connect(self.database_url) as db:

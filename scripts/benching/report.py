@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from scripts.benching.figures import Sample, medians, paired
 
-#: Ratios are given of these figures, by part.
+#: Ratios are given of these figures, by the part's last word.
 RATIOS = {
     "submit": ("req/s", "p99 ms"),
     "poll": ("req/s", "p99 ms"),
     "drain": ("jobs/s", "CPU ms/job"),
     "inflight": ("of ideal", "worker MiB"),
     "latency": ("p50 ms", "p99 ms"),
+    "memory": (),
 }
 
 
@@ -35,7 +36,7 @@ def _table(part: str, case: str, samples: Sequence[Sample], ours: str) -> str:
         subjects.setdefault(sample.subject, []).append(sample)
     summaries = {subject: medians(each) for subject, each in subjects.items()}
     columns = list(dict.fromkeys(name for summary in summaries.values() for name in summary))
-    of = RATIOS[part] if len(subjects) > 1 else ()
+    of = RATIOS[part.rpartition(" ")[2]] if len(subjects) > 1 else ()
     rows = [["", *columns, *(f"ratio {name}" for name in of)]]
     for subject, summary in summaries.items():
         ratios = [_ratio(subjects, ours, subject, name) for name in of]

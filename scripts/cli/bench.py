@@ -6,18 +6,20 @@ import secrets
 import shutil
 from pathlib import Path
 
-from scripts.benching import machine, report
+from scripts.benching import machine, peer, report
 from scripts.benching.baseline import Empty, Tutorial
 from scripts.benching.bench import Bench, BenchError, Effort, running
 from scripts.benching.figures import as_json
-from scripts.benching.parts import http, jobs
+from scripts.benching.grown import Grown
+from scripts.benching.parts import http, jobs, memory
+from scripts.benching.peer import Peer
 from scripts.benching.plantain import Plantain
 from scripts.cli import options
 from scripts.embedded import EmbeddedError
 from scripts.process import ROOT
 from scripts.terminal import Terminal
 
-PARTS = ("submit", "poll", "drain", "inflight", "latency")
+PARTS = ("submit", "poll", "drain", "inflight", "latency", "memory", "growth", "peers")
 
 
 def main(arguments: list[str]) -> int:
@@ -68,6 +70,33 @@ def _measure(bench: Bench, parts: list[str], against: Path | None) -> None:
                 jobs.inflight(bench, ours)
             case "latency":
                 jobs.latency(bench, ours)
+            case "memory":
+                memory.memory(bench, ours)
+            case "growth":
+                _growth(bench, ours[0])
+            case "peers":
+                _peers(bench, ours)
+
+
+def _growth(bench: Bench, empty: Plantain) -> None:
+    grown = Grown(bench, "grown")
+    grown.start()
+    both = [empty, grown]
+    http.submit(bench, both, part="growth, submit")
+    http.poll(bench, both, conditional=both, part="growth, poll")
+    jobs.drain(bench, both, part="growth, drain")
+    jobs.inflight(bench, both, part="growth, inflight")
+    jobs.latency(bench, both, part="growth, latency")
+
+
+def _peers(bench: Bench, ours: list[Plantain]) -> None:
+    peers = [Peer(bench, name) for name in peer.names()]
+    for each in peers:
+        each.start()
+    everybody: list[jobs.Engine] = [*ours, *peers]
+    jobs.drain(bench, everybody, part="peers, drain")
+    jobs.inflight(bench, everybody, jobs.IN_FLIGHT[:1], part="peers, inflight")
+    jobs.latency(bench, everybody, part="peers, latency")
 
 
 def _show(bench: Bench, facts: dict[str, str], to: Path | None) -> None:

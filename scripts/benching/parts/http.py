@@ -30,7 +30,7 @@ class Subject(Protocol):
     def clear(self) -> None: ...
 
 
-def submit(bench: Bench, subjects: Sequence[Subject]) -> None:
+def submit(bench: Bench, subjects: Sequence[Subject], part: str = "submit") -> None:
     """No worker runs. Every answer is a 202 with an id, and every one of them a row, or there are no figures."""
     for repeat in range(bench.effort.repeats):
         for connections in CONNECTIONS:
@@ -42,10 +42,12 @@ def submit(bench: Bench, subjects: Sequence[Subject]) -> None:
                 after = subject.rows()
                 if before is not None and after is not None and after - before != answered:
                     raise BenchError(f"{subject.name}: {answered} were answered, {after - before} are stored")
-                bench.note(Sample("submit", f"{connections} connections", subject.name, repeat, figures))
+                bench.note(Sample(part, f"{connections} connections", subject.name, repeat, figures))
 
 
-def poll(bench: Bench, subjects: Sequence[Subject], conditional: Sequence[Subject]) -> None:
+def poll(
+    bench: Bench, subjects: Sequence[Subject], conditional: Sequence[Subject], part: str = "poll"
+) -> None:
     """Many jobs in turn; then again with the ETag of each, where the subject knows ETags."""
     for subject in subjects:
         subject.clear()
@@ -57,13 +59,13 @@ def poll(bench: Bench, subjects: Sequence[Subject], conditional: Sequence[Subjec
             for subject in turns(subjects, repeat):
                 spec = subject.poll(connections=connections, seconds=bench.effort.seconds)
                 figures, _ = _measured(bench, subject, spec)
-                bench.note(Sample("poll", case, subject.name, repeat, figures))
+                bench.note(Sample(part, case, subject.name, repeat, figures))
                 if subject in conditional:
                     spec = subject.poll(
                         connections=connections, seconds=bench.effort.seconds, conditional=True, expect=304
                     )
                     figures, _ = _measured(bench, subject, spec)
-                    bench.note(Sample("poll", case, f"{subject.name}, If-None-Match", repeat, figures))
+                    bench.note(Sample(part, case, f"{subject.name}, If-None-Match", repeat, figures))
 
 
 def _measured(bench: Bench, subject: Subject, spec: Spec) -> tuple[dict[str, float], int]:

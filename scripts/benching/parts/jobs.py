@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
+from scripts import ports
 from scripts.benching.bench import Bench, BenchError
 from scripts.benching.figures import Sample, percentile, waves
+from scripts.benching.load import Spec
 from scripts.benching.meters import Meter, rss_mib
 from scripts.benching.parts import turns
 
@@ -36,12 +39,42 @@ class Engine(Protocol):
     def clear(self) -> None: ...
 
 
-def drain(bench: Bench, engines: Sequence[Engine]) -> None:
+@dataclass(frozen=True)
+class Loop:
+    """The floor: an event loop that makes the same calls and keeps nothing; no engine on one core can do better."""
+
+    bench: Bench
+    name: str = "bare loop"
+
+    def calls(self, jobs: int, width: int) -> dict[str, float]:
+        """Calls a second, and CPU of the caller and the provider, in milliseconds a call."""
+        spec = Spec(
+            host=ports.HOST,
+            port=self.bench.provider.port,
+            method="POST",
+            paths=["/v1beta/models/loopback:generateContent"],
+            headers={},
+            body='{"contents": [{"parts": [{"text": "Name a fruit."}]}]}',
+            connections=width,
+            count=jobs,
+        )
+        meter = Meter({"provider": self.bench.provider_pid})
+        result = self.bench.load(spec, meter.begin)
+        spent = {"worker": result["cpu"], **meter.spent()}
+        figures = {"jobs/s": result["all"] / result["seconds"]}
+        figures["CPU ms/job"] = sum(spent.values()) * 1000 / jobs
+        return figures | {f"CPU {name}": seconds * 1000 / jobs for name, seconds in spent.items()}
+
+
+def drain(bench: Bench, engines: Sequence[Engine], part: str = "drain") -> None:
     """Calls that take no time: what the engine itself costs. From the first claim to the last record."""
     for repeat in range(bench.effort.repeats):
         for engine in turns(engines, repeat):
             figures = _drained(bench, engine, bench.effort.jobs)
-            bench.note(Sample("drain", f"{bench.effort.jobs:,} jobs", engine.name, repeat, figures))
+            bench.note(Sample(part, f"{bench.effort.jobs:,} jobs", engine.name, repeat, figures))
+        bench.provider.reset(0.0)
+        figures = Loop(bench).calls(bench.effort.jobs, DRAIN_CONCURRENCY)
+        bench.note(Sample(part, f"{bench.effort.jobs:,} jobs", Loop.name, repeat, figures))
 
 
 def _drained(bench: Bench, engine: Engine, jobs: int) -> dict[str, float]:
@@ -64,14 +97,23 @@ def _drained(bench: Bench, engine: Engine, jobs: int) -> dict[str, float]:
     return figures | {"worker MiB": memory}
 
 
-def inflight(bench: Bench, engines: Sequence[Engine], cases: Sequence[tuple[float, int]] = IN_FLIGHT) -> None:
+def inflight(
+    bench: Bench,
+    engines: Sequence[Engine],
+    cases: Sequence[tuple[float, int]] = IN_FLIGHT,
+    part: str = "inflight",
+) -> None:
     """Calls that take their time, as many at once as the worker may have: what of the ideal rate is reached."""
     for repeat in range(bench.effort.repeats):
         for delay, width in cases:
+            case = f"{delay:g} s calls, {width:,} in flight"
             for engine in turns(engines, repeat):
                 figures = _flown(bench, engine, delay, width)
-                case = f"{delay:g} s calls, {width:,} in flight"
-                bench.note(Sample("inflight", case, engine.name, repeat, figures))
+                bench.note(Sample(part, case, engine.name, repeat, figures))
+            bench.provider.reset(delay)
+            figures = Loop(bench).calls(4 * width, width)
+            of_ideal = {"of ideal": figures["jobs/s"] * delay / width}
+            bench.note(Sample(part, case, Loop.name, repeat, of_ideal | figures))
 
 
 def _flown(bench: Bench, engine: Engine, delay: float, width: int) -> dict[str, float]:
@@ -97,7 +139,7 @@ def _flown(bench: Bench, engine: Engine, delay: float, width: int) -> dict[str, 
     return figures | {f"CPU {name}": seconds * 1000 / jobs for name, seconds in spent.items()}
 
 
-def latency(bench: Bench, engines: Sequence[Engine]) -> None:
+def latency(bench: Bench, engines: Sequence[Engine], part: str = "latency") -> None:
     """One job at a time, on a stack that has nothing else to do."""
     jobs = max(20, round(20 * bench.effort.seconds))
     for repeat in range(bench.effort.repeats):
@@ -110,7 +152,7 @@ def latency(bench: Bench, engines: Sequence[Engine]) -> None:
             for what, seconds in seen.items():
                 ordered = sorted(seconds)
                 figures = {f"p{share} ms": percentile(ordered, share / 100) * 1000 for share in (50, 95, 99)}
-                bench.note(Sample("latency", what, engine.name, repeat, figures))
+                bench.note(Sample(part, what, engine.name, repeat, figures))
 
 
 def _require_calls(bench: Bench, engine: Engine, jobs: int) -> None:
