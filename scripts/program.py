@@ -23,6 +23,7 @@ class Program(Spawned):
         environment: all that the process gets to see; secrets go here.
         is_ready: asked again and again after the start, until it is true.
         grace: seconds between `stop_signal` and SIGKILL.
+        cwd: where it runs; Python finds the packages of that folder.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Program(Spawned):
     grace: float = 5
     stop_signal: signal.Signals = signal.SIGTERM
     stdin: bytes = field(default=b"", repr=False)
+    cwd: Path = process.ROOT
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     #: What the kernel and the guardian send when the supervisor is gone.
@@ -44,6 +46,7 @@ class Program(Spawned):
             self.command,
             environment=self.environment,
             log=self.log,
+            cwd=self.cwd,
             death_signal=self.death_signal,
             stdin=self.stdin,
         )
