@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     # PostgreSQL and Redis (or Valkey). Values may hold passwords: they are never shown.
     database_url: SecretStr
     redis_url: SecretStr
-    database_pool_size: Annotated[int, Field(ge=2, le=200)] = 10
+    database_pool_size: Annotated[int, Field(ge=4, le=200)] = 10
     database_connect_timeout: Annotated[float, Field(gt=0)] = 3
     #: Upper bound of every statement; a hung disk must not hang a request for ever.
     database_statement_timeout: Annotated[float, Field(gt=0)] = 10

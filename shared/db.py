@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 #: A connection that was in use so recently is taken to be alive.
 _TRUSTED_SECONDS = 1.0
 #: Connections for single statements at most.
-_DIRECT_AT_MOST = 6
+_DIRECT_AT_MOST = 4
 #: A process that stands still in the middle of a transaction keeps its locks for so long, and no longer.
 _IDLE_MILLISECONDS = 15_000
 
@@ -54,9 +54,9 @@ class Database:
             "keepalives_count": 3,
             "tcp_user_timeout": 10000,
         }
-        direct = min(_DIRECT_AT_MOST, settings.database_pool_size // 2)
-        #: Connections for transactions of several statements; with those of ``direct``, as many as the settings allow.
-        self.pool_size = settings.database_pool_size - direct
+        direct = max(1, min(_DIRECT_AT_MOST, settings.database_pool_size // 2 - 1))
+        #: Connections for transactions of several statements; with the others, as many as the settings allow.
+        self.pool_size = max(1, settings.database_pool_size - direct - 1)
         self.engine: AsyncEngine = create_async_engine(
             settings.sqlalchemy_url,
             pool_size=self.pool_size,
@@ -73,6 +73,13 @@ class Database:
         where = self.engine.dialect.create_connect_args(self.engine.url)[1]
         #: For single statements on hot paths, each a transaction of its own.
         self.direct = DirectConnections(direct, {**where, **options}, self.outage.went_well)
+        #: The same for what may be lost with a server that crashes, as a claim may: the next commit of the same job, the
+        #: note that its call goes out, waits for the disk, and with it for all that was written before.
+        self.relaxed = DirectConnections(
+            1,
+            {**where, **options, "options": f"{options['options']} -c synchronous_commit=off"},
+            self.outage.went_well,
+        )
         event.listen(self.engine.sync_engine, "checkout", self._ping_idle)
         event.listen(self.engine.sync_engine, "checkin", _note_use)
 
@@ -105,6 +112,7 @@ class Database:
 
     async def close(self) -> None:
         await self.direct.close()
+        await self.relaxed.close()
         await self.engine.dispose()
 
 

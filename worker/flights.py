@@ -97,7 +97,7 @@ class Flights:
         if not held:
             return
         alive = await queries.renew(
-            self._database.direct,
+            self._database.relaxed,
             [(f.job.job_id, f.job.number) for f in held],
             lease=self._settings.lease_seconds,
         )

@@ -29,7 +29,7 @@ async def claim(
     database: Database, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
 ) -> dict[UUID, Row[Any]]:
     """Claims what may run now; see ``queries.claim``. ``gated`` in a row says that a gate let it through."""
-    claimed = await queries.claim(database.direct, ids, worker=worker, lease=lease, grace=grace)
+    claimed = await queries.claim(database.relaxed, ids, worker=worker, lease=lease, grace=grace)
     left = [job_id for job_id in ids if job_id not in claimed]
     if left:
         async with database.transaction() as db:
