@@ -16,11 +16,9 @@ from shared.config import Settings
 from shared.db import Database, is_unavailable
 from shared.jobs import queries
 from shared.jobs.outcomes import Claimed
+from worker.hearing import SILENCE_SECONDS, Hearing
 
 log = logging.getLogger(__name__)
-
-#: How long the consumer may be silent before the process no longer calls itself well.
-_CONSUMER_SILENCE_SECONDS = 30.0
 
 _HEARTBEAT = text("""
     INSERT INTO workers (name, queues, concurrency, in_flight, started_at, heartbeat_at)
@@ -67,8 +65,7 @@ class Flights:
         self._queues = list(queues)
         self._all: set[Flight] = set()
         self._started = time.monotonic()
-        #: Monotonic time of the consumer's last sign of life; set by its timer.
-        self.consumer_seen = time.monotonic()
+        self.hearing = Hearing(settings)
         #: The process is shutting down: it takes nothing more and ends what it has.
         self.draining = False
 
@@ -144,9 +141,9 @@ class Flights:
             await db.execute(_HEARTBEAT, parameters)
 
     def _touch(self, path: Path | None) -> None:
-        silence = time.monotonic() - self.consumer_seen
+        silence = self.hearing.silence
         # A consumer that was told to stop is silent, and a long call may well take minutes to end.
-        if silence > _CONSUMER_SILENCE_SECONDS and not self.draining:
+        if silence > SILENCE_SECONDS and not self.draining:
             log.warning(
                 "the consumer has been silent for %.0f s: the broker is away, or this worker is deaf", silence
             )
