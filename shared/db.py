@@ -28,7 +28,9 @@ Result = TypeVar("Result")
 #: A connection that was in use so recently is taken to be alive.
 _TRUSTED_SECONDS = 1.0
 #: A process that stands still in the middle of a transaction keeps its locks for so long, and no longer.
-_IDLE_MILLISECONDS = 15_000
+_IDLE_MILLISECONDS = 5_000
+#: So long a statement waits for somebody else's lock. Those that carry many jobs pass over what is locked instead.
+_LOCK_MILLISECONDS = 3_000
 
 
 class Database:
@@ -53,7 +55,7 @@ class Database:
                 "connect_timeout": max(2, round(settings.database_connect_timeout)),
                 "application_name": application,
                 "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}"
-                " -c timezone=UTC",
+                f" -c lock_timeout={_LOCK_MILLISECONDS} -c timezone=UTC",
                 # A peer that vanished without a word is noticed within about ten seconds.
                 "keepalives_idle": 5,
                 "keepalives_interval": 2,
@@ -116,6 +118,10 @@ async def within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
     if not done:
         raise TimeoutError("the database did not answer")
     return task.result()
+
+
+class HeldError(TimeoutError):
+    """Somebody else has the row locked: trying again is right, and the others in the batch need not wait for it."""
 
 
 def is_unavailable(error: BaseException) -> bool:

@@ -26,17 +26,24 @@ _RELEASE_AT_MOST = 500
 
 async def claim(
     db: AsyncConnection, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
-) -> dict[UUID, Row[Any]]:
-    """Claims what may run now; see ``queries.claim``. ``gated`` in a row says that a gate let it through."""
+) -> tuple[dict[UUID, Row[Any]], set[UUID]]:
+    """Claims what may run now (see ``queries.claim``), and answers which of the others wait at a gate.
+
+    Those are for ``claim_through_gates``, in a transaction of its own: this one must wait for nobody.
+    """
     claimed = await queries.claim(db, ids, worker=worker, lease=lease, grace=grace)
     left = [job_id for job_id in ids if job_id not in claimed]
-    if not left:
-        return claimed
+    return claimed, {row.id for row in await queries.at_gates(db, left)} if left else set()
+
+
+async def claim_through_gates(
+    db: AsyncConnection, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
+) -> dict[UUID, Row[Any]]:
+    """Claims what its gate lets through, and sends the rest back to wait; ``gated`` in a row says so."""
     held: defaultdict[str, list[UUID]] = defaultdict(list)
-    for row in await queries.at_gates(db, left):
+    for row in await queries.at_gates(db, ids):
         held[row.model].append(row.id)
-    if not held:
-        return claimed
+    claimed: dict[UUID, Row[Any]] = {}
     for gate in await gates.lock(db, sorted(held)):
         waiting = held[gate.model]
         admission = admit(gate, len(waiting))

@@ -200,7 +200,9 @@ def _told_to_wait(stack: Stack) -> int:
         if page.json()["next_cursor"] is None:
             break
         cursor = f"&cursor={page.json()['next_cursor']}"
-    return sum(view["waiting_reason"] == "rate_limited" and view["waiting_until"] is not None for view in views)
+    return sum(
+        view["waiting_reason"] == "rate_limited" and view["waiting_until"] is not None for view in views
+    )
 
 
 def _paused(stack: Stack) -> list[tuple[Any, ...]]:
