@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import orjson
 import psycopg
@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 
 #: A connection that was in use so recently is taken to be alive.
 _TRUSTED_SECONDS = 1.0
+#: A disk that was full so recently is taken to be so still: only a write can tell, and nobody may dare one.
+_FULL_SECONDS = 10.0
 #: A process that stands still in the middle of a transaction keeps its locks for so long, and no longer.
 _IDLE_MILLISECONDS = 5_000
 #: So long a statement waits for somebody else's lock. Those that carry many jobs pass over what is locked instead.
@@ -95,6 +97,12 @@ class Database:
         except dialect.loaded_dbapi.Error as error:
             raise DisconnectionError from error
 
+    @property
+    def full(self) -> bool:
+        """Whether a write failed a moment ago because the server's disk is full."""
+        at, error = self.outage.last
+        return time.monotonic() - at < _FULL_SECONDS and error is not None and no_writes(error) == "full"
+
     async def close(self) -> None:
         await self.engine.dispose()
 
@@ -128,8 +136,7 @@ def is_unavailable(error: BaseException) -> bool:
     """Whether an error says that the database is away, so that trying again later is right."""
     if isinstance(error, PoolTimeout | ConnectionError | TimeoutError):
         return True
-    # Pictures are read and written by psycopg itself, whose errors come without SQLAlchemy's around them.
-    original = error.orig if isinstance(error, DBAPIError) else error
+    original = _original(error)
     if not isinstance(original, psycopg.Error):
         return False
     state = original.sqlstate
@@ -138,3 +145,19 @@ def is_unavailable(error: BaseException) -> bool:
     # 08 connection, 53 out of resources, 57 shut down or cancelled, 58 disk;
     # 25006 read-only, 25P03 this process stood still in a transaction, 55P03 lock timeout
     return state[:2] in {"08", "53", "57", "58"} or state in {"25006", "25P03", "55P03"}
+
+
+def no_writes(error: BaseException) -> Literal["read_only", "full"] | None:
+    """Why the database wrote nothing, where an error says that it is there and answers."""
+    original = _original(error)
+    match original.sqlstate if isinstance(original, psycopg.Error) else None:
+        case "25006":
+            return "read_only"
+        case "53100":
+            return "full"
+    return None
+
+
+def _original(error: BaseException) -> BaseException | None:
+    """The driver's own. Pictures are read and written by it directly: those come without SQLAlchemy's around them."""
+    return error.orig if isinstance(error, DBAPIError) else error
