@@ -65,6 +65,7 @@ class Flights:
         self._queues = list(queues)
         self._all: set[Flight] = set()
         self._started = time.monotonic()
+        self._went_round = time.monotonic()
         self.hearing = Hearing(settings)
         #: The process is shutting down: it takes nothing more and ends what it has.
         self.draining = False
@@ -86,7 +87,14 @@ class Flights:
             await self._try(self.renew(self._all), "leases could not be renewed")
             await self._try(self._beat(), "the heartbeat could not be written")
             self._touch(self._settings.heartbeat_file)
+            self._went_round = time.monotonic()
             await asyncio.sleep(max(0.0, self._settings.lease_renew_seconds - (time.monotonic() - started)))
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nothing was renewed, nor failed to be, for so long that every lease has run out."""
+        standstill = time.monotonic() - self._went_round
+        return standstill > max(SILENCE_SECONDS, self._settings.lease_seconds)
 
     async def renew(self, flights: Iterable[Flight]) -> None:
         """Extends the leases of these attempts and stops those that are called off or taken over."""

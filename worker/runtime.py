@@ -18,12 +18,13 @@ from shared.providers import Drivers
 from shared.providers.catalog import catalog
 from shared.wakeups import Wakeups
 from worker.flights import Flights
+from worker.hearing import database_answers, until_unheard
 from worker.loop import LoopThread
 from worker.runner import Runner
 
 log = logging.getLogger(__name__)
 
-#: The exit code of a worker that was deaf (EX_TEMPFAIL).
+#: The exit code of a worker that hears nothing (EX_TEMPFAIL).
 DEAF = 75
 _LOOK_SECONDS = 0.1
 _GOODBYE_SECONDS = 5.0
@@ -83,6 +84,7 @@ class Runtime:
         self._background = [
             asyncio.create_task(self._flights.keep()),
             asyncio.create_task(self._end_when_deaf()),
+            asyncio.create_task(self._end_when_stuck(settings)),
             asyncio.create_task(self._wakeups.listen_for_cancels(self._flights.wake)),
         ]
 
@@ -103,6 +105,17 @@ class Runtime:
             await asyncio.sleep(_LOOK_SECONDS)
         with contextlib.suppress(Exception):
             await within(_GOODBYE_SECONDS, self._flights.say_goodbye())
+        os._exit(DEAF)
+
+    async def _end_when_stuck(self, settings: Settings) -> None:
+        """Ends the process whose connections to the database lead nowhere: the driver would wait for ever.
+
+        Nothing is waited for: its leases are over, and others have its jobs.
+        """
+        await until_unheard(lambda: self._flights.abandoned, lambda: database_answers(settings))
+        log.error(
+            "this worker's connections to the database hang, and new ones do not. It ends, to be started again"
+        )
         os._exit(DEAF)
 
     async def _close(self) -> None:
