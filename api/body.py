@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from fastapi import Request
 
+from api import long_strings
 from api.budget import Room
 from shared.errors import (
     BadRequest,
@@ -73,7 +74,7 @@ def parse(body: bytes) -> Any:
             "The job is not allowed; errors names each field.", errors=[FieldError("", "too_large", message)]
         )
     try:
-        return orjson.loads(body)
+        return long_strings.loads(body) if len(body) >= LARGE_BYTES else orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(
             f"The body is not JSON: {_reason(error)} at line {error.lineno}, column {error.colno}.",

@@ -59,7 +59,7 @@ class Services:
             wakeups=wakeups,
             jobs=jobs,
             authenticator=Authenticator(database),
-            readiness=Readiness(settings, wakeups),
+            readiness=Readiness(settings, wakeups, database),
             large_bodies=asyncio.Semaphore(_LARGE_BODIES),
             body_bytes=Budget(_WHOLE_BODIES * settings.max_body_bytes),
         )

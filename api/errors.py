@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from shared.db import is_unavailable
+from shared.db import is_unavailable, no_writes
 from shared.errors import (
     MAX_ERRORS,
     AppError,
@@ -33,6 +33,12 @@ log = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
 _RETRY_SECONDS = 2
+_UNAVAILABLE = {
+    # A commit whose reply was lost may have gone through: no promise that nothing was changed.
+    None: "The database cannot be reached at the moment. Try again; look first whether a change went through.",
+    "read_only": "The database is read-only at the moment. Nothing was changed; try again. Jobs can be looked at.",
+    "full": "The database's disk is full. Nothing was changed; try again. Jobs can be looked at.",
+}
 
 #: Every code that a problem can have: its status, and what to do about it.
 CODES: dict[str, tuple[int, str]] = {
@@ -133,9 +139,7 @@ def unexpected(scope: Mapping[str, Any], error: Exception) -> Response:
     if is_unavailable(error):
         services: Services = scope["app"].state.services
         services.database.outage.failed(error)
-        # A commit whose reply was lost may have gone through: no promise that nothing was changed.
-        detail = "The database cannot be reached at the moment. Try again; look first whether a change went through."
-        return problem(scope, Unavailable(detail, retry_after=_RETRY_SECONDS))
+        return problem(scope, Unavailable(_UNAVAILABLE[no_writes(error)], retry_after=_RETRY_SECONDS))
     log.error("unexpected %s", type(error).__name__, exc_info=error)
     return problem(
         scope, AppError("A fault of ours, not of your request. The log has it under the request id.")

@@ -29,6 +29,12 @@ _HINTS = {
     "missing": "The database has no tables yet: run scripts/migrate.",
     "behind": "The database's tables are older than this program: run scripts/migrate.",
 }
+_NO_WRITES = {
+    "read_only": "PostgreSQL is read-only: it is a standby, or default_transaction_read_only is on. Jobs are not accepted.",
+    "full": "PostgreSQL's disk is full: make room. Jobs are not accepted.",
+}
+_REVISION = text("SELECT version_num FROM alembic_version")
+_READ_ONLY = text("SELECT current_setting('transaction_read_only')::bool")
 _WORKERS = text("""
     SELECT queue, count(*) AS alive FROM workers CROSS JOIN unnest(queues) AS queue
     WHERE heartbeat_at > now() - make_interval(secs => :alive) GROUP BY queue
@@ -38,7 +44,9 @@ _WORKERS = text("""
 class Readiness:
     """The checks of one process. Has a connection of its own: a busy pool is no reason to be taken out of service."""
 
-    def __init__(self, settings: Settings, wakeups: Wakeups) -> None:
+    def __init__(self, settings: Settings, wakeups: Wakeups, main: Database) -> None:
+        """``main``: the database as requests use it, which learns from their writes what a check cannot see."""
+        self._main = main
         self._database = Database(
             settings.model_copy(
                 update={
@@ -57,9 +65,9 @@ class Readiness:
         """Whether jobs can be accepted, and the document that says why (not)."""
         postgresql, redis = await asyncio.gather(self._postgresql(), self._redis())
         alive: dict[str, int] | None = None
-        if isinstance(postgresql.get("state"), str) and postgresql["state"] == "ok":
+        if postgresql["state"] != "unavailable":
             alive = postgresql.pop("workers")
-        accepting = alive is not None and postgresql["migrations"] in {"current", "newer"}
+        accepting = postgresql["state"] == "ok" and postgresql["migrations"] in {"current", "newer"}
         complete = accepting and redis["state"] == "ok" and alive is not None and all(alive.values())
         return accepting, {
             "status": "ready" if complete else "degraded" if accepting else "unavailable",
@@ -81,10 +89,9 @@ class Readiness:
 
     async def _ask_postgresql(self) -> dict[str, Any]:
         async with self._database.transaction() as db:
+            read_only = (await db.execute(_READ_ONLY)).scalar_one()
             try:
-                revision = (
-                    await db.execute(text("SELECT version_num FROM alembic_version"))
-                ).scalar_one_or_none()
+                revision = (await db.execute(_REVISION)).scalar_one_or_none()
             except ProgrammingError:
                 revision = None
             migrations = self._migrations(revision)
@@ -101,6 +108,9 @@ class Readiness:
                     "migrations": migrations,
                     "workers": {name: counted.get(name, 0) for name in ALL_QUEUES},
                 }
+        if read_only or self._main.full:
+            state = "read_only" if read_only else "full"
+            found |= {"state": state, "detail": _NO_WRITES[state]}
         return {**found, "revision": revision, "expected_revision": self._known[-1]}
 
     def _migrations(self, revision: str | None) -> str:

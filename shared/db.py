@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import orjson
 import psycopg
@@ -30,8 +30,12 @@ Result = TypeVar("Result")
 _TRUSTED_SECONDS = 1.0
 #: Connections for single statements at most.
 _DIRECT_AT_MOST = 4
+#: A disk that was full so recently is taken to be so still: only a write can tell, and nobody may dare one.
+_FULL_SECONDS = 10.0
 #: A process that stands still in the middle of a transaction keeps its locks for so long, and no longer.
-_IDLE_MILLISECONDS = 15_000
+_IDLE_MILLISECONDS = 5_000
+#: So long a statement waits for somebody else's lock. Those that carry many jobs pass over what is locked instead.
+_LOCK_MILLISECONDS = 3_000
 
 
 class Database:
@@ -47,7 +51,7 @@ class Database:
             "connect_timeout": max(2, round(settings.database_connect_timeout)),
             "application_name": application,
             "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}"
-            " -c timezone=UTC",
+            f" -c lock_timeout={_LOCK_MILLISECONDS} -c timezone=UTC",
             # A peer that vanished without a word is noticed within about ten seconds.
             "keepalives_idle": 5,
             "keepalives_interval": 2,
@@ -110,6 +114,12 @@ class Database:
         except dialect.loaded_dbapi.Error as error:
             raise DisconnectionError from error
 
+    @property
+    def full(self) -> bool:
+        """Whether a write failed a moment ago because the server's disk is full."""
+        at, error = self.outage.last
+        return time.monotonic() - at < _FULL_SECONDS and error is not None and no_writes(error) == "full"
+
     async def close(self) -> None:
         await self.direct.close()
         await self.relaxed.close()
@@ -137,12 +147,15 @@ async def within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
     return task.result()
 
 
+class HeldError(TimeoutError):
+    """Somebody else has the row locked: trying again is right, and the others in the batch need not wait for it."""
+
+
 def is_unavailable(error: BaseException) -> bool:
     """Whether an error says that the database is away, so that trying again later is right."""
     if isinstance(error, PoolTimeout | ConnectionError | TimeoutError):
         return True
-    # Pictures are read and written by psycopg itself, whose errors come without SQLAlchemy's around them.
-    original = error.orig if isinstance(error, DBAPIError) else error
+    original = _original(error)
     if not isinstance(original, psycopg.Error):
         return False
     state = original.sqlstate
@@ -151,3 +164,19 @@ def is_unavailable(error: BaseException) -> bool:
     # 08 connection, 53 out of resources, 57 shut down or cancelled, 58 disk;
     # 25006 read-only, 25P03 this process stood still in a transaction, 55P03 lock timeout
     return state[:2] in {"08", "53", "57", "58"} or state in {"25006", "25P03", "55P03"}
+
+
+def no_writes(error: BaseException) -> Literal["read_only", "full"] | None:
+    """Why the database wrote nothing, where an error says that it is there and answers."""
+    original = _original(error)
+    match original.sqlstate if isinstance(original, psycopg.Error) else None:
+        case "25006":
+            return "read_only"
+        case "53100":
+            return "full"
+    return None
+
+
+def _original(error: BaseException) -> BaseException | None:
+    """The driver's own. Pictures are read and written by it directly: those come without SQLAlchemy's around them."""
+    return error.orig if isinstance(error, DBAPIError) else error

@@ -28,10 +28,13 @@ class Outage:
         self._log = log
         self._what = what
         self._going: _Going | None = None
+        #: When a try last failed (monotonic), and how.
+        self.last: tuple[float, BaseException | None] = (float("-inf"), None)
 
     def failed(self, error: BaseException) -> None:
         """A try failed because the thing is away; there will be others."""
         now = time.monotonic()
+        self.last = (now, error)
         if self._going is None:
             self._going = _Going(now, now, now)
             self._log.warning("%s cannot be used: %s; trying again", self._what, reason(error))

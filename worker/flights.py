@@ -16,11 +16,9 @@ from shared.config import Settings
 from shared.db import Database, is_unavailable
 from shared.jobs import queries
 from shared.jobs.outcomes import Claimed
+from worker.hearing import SILENCE_SECONDS, Hearing
 
 log = logging.getLogger(__name__)
-
-#: How long the consumer may be silent before the process no longer calls itself well.
-_CONSUMER_SILENCE_SECONDS = 30.0
 
 _HEARTBEAT = text("""
     INSERT INTO workers (name, queues, concurrency, in_flight, started_at, heartbeat_at)
@@ -67,8 +65,8 @@ class Flights:
         self._queues = list(queues)
         self._all: set[Flight] = set()
         self._started = time.monotonic()
-        #: Monotonic time of the consumer's last sign of life; set by its timer.
-        self.consumer_seen = time.monotonic()
+        self._went_round = time.monotonic()
+        self.hearing = Hearing(settings)
         #: The process is shutting down: it takes nothing more and ends what it has.
         self.draining = False
 
@@ -89,7 +87,14 @@ class Flights:
             await self._try(self.renew(self._all), "leases could not be renewed")
             await self._try(self._beat(), "the heartbeat could not be written")
             self._touch(self._settings.heartbeat_file)
+            self._went_round = time.monotonic()
             await asyncio.sleep(max(0.0, self._settings.lease_renew_seconds - (time.monotonic() - started)))
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nothing was renewed, nor failed to be, for so long that every lease has run out."""
+        standstill = time.monotonic() - self._went_round
+        return standstill > max(SILENCE_SECONDS, self._settings.lease_seconds)
 
     async def renew(self, flights: Iterable[Flight]) -> None:
         """Extends the leases of these attempts and stops those that are called off or taken over."""
@@ -145,9 +150,9 @@ class Flights:
             await db.execute(_HEARTBEAT, parameters)
 
     def _touch(self, path: Path | None) -> None:
-        silence = time.monotonic() - self.consumer_seen
+        silence = self.hearing.silence
         # A consumer that was told to stop is silent, and a long call may well take minutes to end.
-        if silence > _CONSUMER_SILENCE_SECONDS and not self.draining:
+        if silence > SILENCE_SECONDS and not self.draining:
             log.warning(
                 "the consumer has been silent for %.0f s: the broker is away, or this worker is deaf", silence
             )

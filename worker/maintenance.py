@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row
+from sqlalchemy import Row, text
 
 from shared.config import Settings
 from shared.db import Database
@@ -23,6 +23,16 @@ _BATCH = 500
 _REPUBLISH_AT_MOST = 5000
 #: A limit that a provider named is kept for so long after it last did so.
 _FORGET_LEARNED_SECONDS = 3600.0
+#: A worker that says nothing for so long does not come back under its name: one that crashed leaves its row behind.
+_FORGET_WORKER_SECONDS = 86_400.0
+
+_FORGET_WORKERS = text("""
+    WITH gone AS (
+        SELECT name FROM workers WHERE heartbeat_at < now() - make_interval(secs => :after)
+        ORDER BY name LIMIT :limit FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM workers USING gone WHERE workers.name = gone.name
+""")
 
 
 class Maintenance:
@@ -56,6 +66,12 @@ class Maintenance:
         async with self._database.transaction() as db:
             await gates.configure(db, self._settings.limits_of_models)
             await gates.remove_open(db, forget_after=_FORGET_LEARNED_SECONDS)
+        return 0
+
+    async def forget_workers(self) -> int:
+        """Drops the rows of workers that nobody has heard of for a day."""
+        async with self._database.transaction() as db:
+            await db.execute(_FORGET_WORKERS, {"after": _FORGET_WORKER_SECONDS, "limit": _BATCH})
         return 0
 
     async def rescue(self) -> int:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.artifacts import queries as artifacts
 from shared.checkpoints import checkpoint
 from shared.coalesce import Coalescer
-from shared.db import Database, is_unavailable
+from shared.db import Database, HeldError, is_unavailable
 from shared.jobs import outcomes, queries
 from shared.providers.base import ImageBytes
 from worker import report
@@ -75,7 +75,8 @@ class Recorder:
                     continue
                 if not is_unavailable(error) or time.monotonic() > flight.deadline:
                     raise
-                self._database.outage.failed(error)
+                if not isinstance(error, HeldError):
+                    self._database.outage.failed(error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, longest)
             else:
@@ -108,13 +109,25 @@ class Recorder:
                         height=image.height,
                     )
                 await checkpoint("artifacts", row["job_id"])
-                finished = (await queries.finish(db, [row])).get(row["job_id"])
-                if finished is None:
+                [state] = await _finish(db, [row])
+                if isinstance(state, HeldError):
+                    raise state
+                if state is None:
                     raise _FencedOut
         except _FencedOut:
             return None
-        return str(finished.state)
+        return state
 
-    async def _record_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[str | None]:
-        finished = await queries.finish(self._database.direct, rows)
-        return [finished[row["job_id"]].state if row["job_id"] in finished else None for row in rows]
+    async def _record_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[str | HeldError | None]:
+        return await _finish(self._database.direct, rows)
+
+
+async def _finish(db: queries.Executor, rows: Sequence[dict[str, Any]]) -> Sequence[str | HeldError | None]:
+    """For each the state that was written; None where it is fenced out, an error where somebody has it locked."""
+    finished = await queries.finish(db, rows)
+    left = [(row["job_id"], row["number"]) for row in rows if row["job_id"] not in finished]
+    present = await queries.present(db, left) if left else {}
+    return [
+        finished[job_id].state if job_id in finished else HeldError() if job_id in present else None
+        for job_id in (row["job_id"] for row in rows)
+    ]

@@ -25,7 +25,7 @@ from shared.artifacts import queries as artifacts
 from shared.checkpoints import checkpoint
 from shared.coalesce import Coalescer
 from shared.config import Settings
-from shared.db import Database, is_unavailable
+from shared.db import Database, HeldError, is_unavailable
 from shared.jobs import claims, outcomes, queries
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.kinds import KINDS, StoredImage
@@ -88,8 +88,12 @@ class Runner:
         self._gates = Gatekeeper(database, settings)
         self._recorder = Recorder(database)
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
-        self._claims: Coalescer[UUID, Row[Any] | None] = Coalescer(
+        self._claims: Coalescer[UUID, Row[Any] | bool] = Coalescer(
             self._claim_batch, is_shared_fault=is_unavailable
+        )
+        # Apart from the others, which must not wait for a gate's lock.
+        self._gated_claims: Coalescer[UUID, Row[Any] | None] = Coalescer(
+            self._claim_gated_batch, is_shared_fault=is_unavailable
         )
         self._notes: Coalescer[dict[str, Any], bool] = Coalescer(
             self._note_batch, is_shared_fault=is_unavailable
@@ -108,7 +112,7 @@ class Runner:
         if self._flights.draining:
             return await self._ring_again(job_id)
         # The message is held meanwhile: letting it go would empty the broker's queues for nothing.
-        row = await self._patiently(lambda: self._claims(job_id))
+        row = await self._patiently(lambda: self._claim(job_id))
         if row is None:
             return "nothing to do"
         claimed = Claimed(row.id, row.attempt, row.snoozes, row.max_attempts, row.on_unknown)
@@ -151,6 +155,12 @@ class Runner:
             await queries.unpublish(db, [job_id])
         return "left to another worker"
 
+    async def _claim(self, job_id: UUID) -> Row[Any] | None:
+        claimed = await self._claims(job_id)
+        if isinstance(claimed, bool):
+            return await self._gated_claims(job_id) if claimed else None
+        return claimed
+
     async def _patiently(self, work: Callable[[], Awaitable[Result]], *, until: float = math.inf) -> Result:
         """Does what needs the database; while that is away, again, until a monotonic time or the process's end."""
         delay, longest = RETRY_SECONDS
@@ -160,7 +170,8 @@ class Runner:
             except Exception as error:
                 if not is_unavailable(error) or self._flights.draining or time.monotonic() > until:
                     raise
-                self._database.outage.failed(error)
+                if not isinstance(error, HeldError):
+                    self._database.outage.failed(error)
             await asyncio.sleep(delay)
             delay = min(delay * 2, longest)
 
@@ -200,7 +211,9 @@ class Runner:
             return True
         # Why not? Where the lease merely ran out (this process slept), it is ours again by now.
         await self._flights.renew([flight])
-        return not (flight.cancelled or flight.fenced) and await self._notes(note)
+        if flight.cancelled or flight.fenced:
+            return False
+        return await self._patiently(lambda: self._notes(note), until=flight.deadline)
 
     async def _give_back(self, flight: Flight) -> str:
         """The provider was not called."""
@@ -273,21 +286,33 @@ class Runner:
             return outcomes.not_storable(outcomes.succeeded(job, {}, served), type(error).__name__), ()
         return outcomes.succeeded(job, result, served), generation.images
 
-    async def _claim_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
+    async def _claim_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | bool]:
+        """For each its row; else whether it waits at a gate."""
         unique = list(dict.fromkeys(ids))
-        claimed = await claims.claim(
-            self._database,
+        claimed, gated = await claims.claim(
+            self._database.relaxed,
             unique,
             worker=self._name,
             lease=self._settings.lease_seconds,
             grace=RECORD_GRACE_SECONDS,
         )
         # Of two messages for one job in one batch, the first gets it.
+        return [claimed.pop(job_id, job_id in gated) for job_id in ids]
+
+    async def _claim_gated_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
+        unique = list(dict.fromkeys(ids))
+        async with self._database.transaction() as db:
+            claimed = await claims.claim_through_gates(
+                db, unique, worker=self._name, lease=self._settings.lease_seconds, grace=RECORD_GRACE_SECONDS
+            )
         return [claimed.pop(job_id, None) for job_id in ids]
 
-    async def _note_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[bool]:
-        sent = await queries.mark_sent(self._database.direct, rows)
-        return [row["job_id"] in sent for row in rows]
+    async def _note_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[bool | HeldError]:
+        db = self._database.direct
+        sent = await queries.mark_sent(db, rows)
+        left = [(row["job_id"], row["number"]) for row in rows if row["job_id"] not in sent]
+        may_call = await queries.present(db, left) if left else {}
+        return [HeldError() if may_call.get(row["job_id"], False) else row["job_id"] in sent for row in rows]
 
 
 def _digests(images: Sequence[ImageBytes]) -> list[str]:

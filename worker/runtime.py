@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import Context
@@ -16,15 +16,21 @@ from uuid import UUID
 from shared import checkpoints
 from shared.collector import calm_the_collector
 from shared.config import Settings
-from shared.db import Database
+from shared.db import Database, within
 from shared.providers import Drivers
 from shared.providers.catalog import catalog
 from shared.wakeups import Wakeups
 from worker.flights import Flights
+from worker.hearing import database_answers, until_unheard
 from worker.loop import LoopThread
 from worker.runner import Runner
 
 log = logging.getLogger(__name__)
+
+#: The exit code of a worker that hears nothing (EX_TEMPFAIL).
+DEAF = 75
+_LOOK_SECONDS = 0.1
+_GOODBYE_SECONDS = 5.0
 
 
 class Runtime:
@@ -84,7 +90,7 @@ class Runtime:
         self._flights.draining = True
 
     def consumer_is_alive(self) -> None:
-        self._flights.consumer_seen = time.monotonic()
+        self._flights.hearing.heard()
 
     def stop(self) -> None:
         self._loop.run(self._close())
@@ -104,8 +110,40 @@ class Runtime:
         calm_the_collector()
         self._background = [
             asyncio.create_task(self._flights.keep()),
+            asyncio.create_task(self._end_when_deaf()),
+            asyncio.create_task(self._end_when_stuck(settings)),
             asyncio.create_task(self._wakeups.listen_for_cancels(self._flights.wake)),
         ]
+
+    async def _end_when_deaf(self) -> None:
+        """Ends the process outright: the consumer's thread, which would do so in order, is the one that hangs.
+
+        What is in the air is paid for and ends first.
+        """
+        await self._flights.hearing.until_deaf()
+        log.error(
+            "this worker is deaf: its consumer has been silent for %.0f s with the broker there. It ends, to be started "
+            "again, as soon as its %d jobs under way have ended",
+            self._flights.hearing.silence,
+            len(self._flights),
+        )
+        self._flights.draining = True
+        while len(self._flights):  # noqa: ASYNC110  at most once in the process's life
+            await asyncio.sleep(_LOOK_SECONDS)
+        with contextlib.suppress(Exception):
+            await within(_GOODBYE_SECONDS, self._flights.say_goodbye())
+        os._exit(DEAF)
+
+    async def _end_when_stuck(self, settings: Settings) -> None:
+        """Ends the process whose connections to the database lead nowhere: the driver would wait for ever.
+
+        Nothing is waited for: its leases are over, and others have its jobs.
+        """
+        await until_unheard(lambda: self._flights.abandoned, lambda: database_answers(settings))
+        log.error(
+            "this worker's connections to the database hang, and new ones do not. It ends, to be started again"
+        )
+        os._exit(DEAF)
 
     async def _close(self) -> None:
         for task in self._background:

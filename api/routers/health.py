@@ -21,7 +21,7 @@ class Live(BaseModel):
 class Dependency(BaseModel):
     """One thing that we need."""
 
-    state: str = Field(description="`ok`, `unavailable`, `missing` or `unknown`.")
+    state: str = Field(description="`ok`, `unavailable`, `read_only`, `full`, `missing` or `unknown`.")
     detail: str | None = Field(default=None, description="What is wrong and what to do.")
 
 

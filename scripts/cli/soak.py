@@ -84,7 +84,7 @@ class Soak:
 
     def _turn(self, *, breaking: bool = False) -> bool:
         if self.start is None and self.elapsed > WARM_SECONDS:
-            self.start = connections(self.running.database_url)
+            self.start = connections(self.running.database_url, self.running.redis_url)
         if breaking:
             self.faults.tick()
         self.watch.tick(self.running.supervisor.pids)
@@ -188,7 +188,10 @@ def judged(soak: Soak) -> dict[str, Any]:
     running, load, found = soak.running, soak.load, Verdict()
     assert running.simulator_url is not None
     assert soak.start is not None, "the run ended before it had begun"
-    end, pool_size = connections(running.database_url), int(SETTINGS["DATABASE_POOL_SIZE"])
+    end, pool_size = (
+        connections(running.database_url, running.redis_url),
+        int(SETTINGS["DATABASE_POOL_SIZE"]),
+    )
     verdicts.judge_connections(found, soak.start, end, pool_size)
     verdicts.judge_growth(found, soak.watch.longest(), int(SETTINGS["WORKER_CONCURRENCY"]))
     verdicts.judge_jobs(found, running.database_url, running.simulator_url, load.told)
@@ -234,18 +237,23 @@ def show(report: dict[str, Any], terminal: Terminal) -> None:
             "connections",
             " → ".join(_listed(report["connections"][at]["by_application"]) for at in ("start", "end")),
         ),
+        (
+            "Redis connections",
+            " → ".join(str(report["connections"][at]["of_redis"]) for at in ("start", "end")),
+        ),
     ]
     terminal.say()
     for name, value in rows:
         terminal.say(f"  {terminal.paint(f'{name:<22}', 'dim')}{value}")
     terminal.say(
         f"\n  {'process':<12}{'lived':>7}{'RSS MiB first':>15}{'middle':>8}{'last':>6}{'most':>6}"
-        f"{'MiB/min':>9}{'threads':>9}{'files':>7}"
+        f"{'MiB/min':>9}{'threads':>11}{'files':>11}"
     )
     for name, each in report["processes"].items():
         terminal.say(
             f"  {name:<12}{each['lived']:>5} s{each['rss first']:>15}{each['rss middle']:>8}{each['rss last']:>6}"
-            f"{each['rss most']:>6}{each['slope']:>9}{each['threads last']:>9}{each['files last']:>7}"
+            f"{each['rss most']:>6}{each['slope']:>9}{_change(each, 'threads'):>11}{_change(each, 'files'):>11}"
+            f"  {each['verdict']}"
         )
     terminal.say()
     for problem in report["wrong"][:20]:
@@ -254,6 +262,10 @@ def show(report: dict[str, Any], terminal: Terminal) -> None:
         terminal.good("the soak passed", f"{report['minutes']:g} minutes, seed {report['seed']}")
     else:
         terminal.bad(f"the soak failed in {len(report['wrong'])} ways", f"seed {report['seed']}")
+
+
+def _change(process: dict[str, Any], what: str) -> str:
+    return f"{process[f'{what} first']} → {process[f'{what} last']}"
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""What the processes hold on to: memory, threads, files, connections; sampled from /proc and PostgreSQL. Linux only."""
+"""What the processes hold on to: memory, threads, files, connections; from /proc, PostgreSQL and Redis. Linux only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
+from redis import Redis
 
 _MEBI = 1024.0
 #: A process that lived shorter than this says nothing about growth.
@@ -117,22 +118,25 @@ def _sample(pid: int, at: float) -> Sample | None:
 
 @dataclass(frozen=True)
 class Connections:
-    """Of PostgreSQL: by application, and how many sit in a transaction."""
+    """Of PostgreSQL: by application, and how many sit in a transaction; of Redis: all."""
 
     by_application: dict[str, int]
     in_transaction: int
+    of_redis: int = 0
 
     @property
     def total(self) -> int:
         return sum(self.by_application.values())
 
 
-def connections(database_url: str) -> Connections:
-    """Everybody's but this one's."""
+def connections(database_url: str, redis_url: str) -> Connections:
+    """Everybody's but these."""
     query = """
         SELECT application_name, count(*), count(*) FILTER (WHERE state LIKE 'idle in transaction%')
         FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() GROUP BY 1
     """
     with psycopg.connect(database_url, autocommit=True, connect_timeout=5) as db:
         rows: Sequence[tuple[str, int, int]] = db.execute(query).fetchall()
-    return Connections({name: count for name, count, _ in rows}, sum(row[2] for row in rows))
+    with Redis.from_url(redis_url, socket_timeout=5) as redis:
+        of_redis = int(redis.info("clients")["connected_clients"]) - 1
+    return Connections({name: count for name, count, _ in rows}, sum(row[2] for row in rows), of_redis)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,9 +15,15 @@ from scripts.soaking.measure import LONG_ENOUGH, Connections, Life
 
 #: MiB a minute. A process needs some minutes to come to its working size.
 _SLOPE_AT_MOST, _WARM_AFTER, _SLOPE_WHILE_WARMING = 2.0, 300.0, 10.0
+#: MiB. Less is no growth, whatever its slope: one step of the allocator tilts the line of a short life.
+_GROWTH_AT_LEAST = 8.0
 _FILES_MORE_AT_MOST = 10
 #: Beyond a worker's pool, which opens a thread for each job under way and keeps it.
 _OTHER_THREADS = 20
+#: Of a process without such a pool: its few threads are there soon, and then no more come.
+_THREADS_MORE_AT_MOST = 5
+#: A process keeps some connections to Redis open, and opens a few more for what comes seldom.
+_REDIS_MORE_AT_MOST = 5
 #: The servers and the simulator are not ours to judge, or no part of the product.
 _NOT_JUDGED = {"simulator", "postgres", "valkey"}
 #: An attempt that ended so may have been paid for without having brought the job to its end.
@@ -100,6 +106,10 @@ def judge_connections(verdict: Verdict, start: Connections, end: Connections, po
     verdict.require(
         end.in_transaction == 0, f"{end.in_transaction} connections sit in a transaction at the end"
     )
+    most = start.of_redis + _REDIS_MORE_AT_MOST * len(start.by_application)
+    verdict.require(
+        end.of_redis <= most, f"Redis ends with {end.of_redis} connections, {start.of_redis} at the start"
+    )
     verdict.figures["connections"] = {"start": asdict(start), "end": asdict(end)}
 
 
@@ -109,26 +119,37 @@ def judge_growth(verdict: Verdict, lives: Sequence[Life], concurrency: int) -> N
     for life in lives:
         if not life.samples:
             continue
-        slope = life.slope()
-        threads = max(sample.threads for sample in life.samples)
-        opened = life.floor_rise(lambda sample: sample.files)
+        judged = life.name not in _NOT_JUDGED and life.seconds >= LONG_ENOUGH
+        problems = list(_growth(life, concurrency)) if judged else []
+        verdict.wrong += problems
+        first, last = life.samples[0], life.samples[-1]
         figures[life.name] = {
             "lived": round(life.seconds),
-            "rss first": round(life.samples[0].rss),
+            "rss first": round(first.rss),
             "rss middle": round(life.second_half[0].rss),
-            "rss last": round(life.samples[-1].rss),
+            "rss last": round(last.rss),
             "rss most": round(max(sample.rss for sample in life.samples)),
-            "slope": round(slope, 2),
-            "threads last": life.samples[-1].threads,
-            "threads most": threads,
-            "files last": life.samples[-1].files,
-            "files rise": int(opened),
+            "slope": round(life.slope(), 2),
+            "threads first": first.threads,
+            "threads last": last.threads,
+            "threads most": max(sample.threads for sample in life.samples),
+            "files first": first.files,
+            "files last": last.files,
+            "files rise": int(life.floor_rise(lambda sample: sample.files)),
+            "verdict": "not judged" if not judged else "grows" if problems else "flat",
         }
-        if life.name in _NOT_JUDGED or life.seconds < LONG_ENOUGH:
-            continue
-        most = _SLOPE_AT_MOST if life.seconds >= _WARM_AFTER else _SLOPE_WHILE_WARMING
-        verdict.require(slope <= most, f"{life.name} grows by {slope:.1f} MiB a minute (at most {most:.0f})")
-        verdict.require(threads <= concurrency + _OTHER_THREADS, f"{life.name} has had {threads} threads")
-        verdict.require(
-            opened <= _FILES_MORE_AT_MOST, f"{life.name} has {opened:.0f} open files more than before"
-        )
+
+
+def _growth(life: Life, concurrency: int) -> Iterator[str]:
+    """What is wrong with one process, in words."""
+    slope, threads = life.slope(), max(sample.threads for sample in life.samples)
+    most = _SLOPE_AT_MOST if life.seconds >= _WARM_AFTER else _SLOPE_WHILE_WARMING
+    if slope > most and slope * life.seconds / 2 / 60 > _GROWTH_AT_LEAST:
+        yield f"{life.name} grows by {slope:.1f} MiB a minute (at most {most:.0f})"
+    if threads > concurrency + _OTHER_THREADS:
+        yield f"{life.name} has had {threads} threads"
+    more_threads = life.floor_rise(lambda sample: sample.threads)
+    if not life.name.startswith("worker-") and more_threads > _THREADS_MORE_AT_MOST:
+        yield f"{life.name} has {more_threads:.0f} threads more than before"
+    if (opened := life.floor_rise(lambda sample: sample.files)) > _FILES_MORE_AT_MOST:
+        yield f"{life.name} has {opened:.0f} open files more than before"

@@ -10,13 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.gates.limits import RECOVERED_AT, Gate
 
-_LOCK = text("""
-    SELECT model, rpm, learned_rpm, max_in_flight, paused_until, reason, allowance, next_slot_at,
-           clock_timestamp() AS now
-    FROM model_gates
-    WHERE CAST(:models AS text[]) IS NULL OR model = ANY(CAST(:models AS text[]))
-    ORDER BY model FOR UPDATE
+_COLUMNS = """
+    model, rpm, learned_rpm, max_in_flight, paused_until, reason, allowance, next_slot_at, clock_timestamp() AS now
+"""
+
+_LOCK = text(f"""
+    SELECT {_COLUMNS} FROM model_gates WHERE model = ANY(CAST(:models AS text[])) ORDER BY model FOR UPDATE
 """)
+
+_LOCK_FREE = text(f"SELECT {_COLUMNS} FROM model_gates ORDER BY model FOR UPDATE SKIP LOCKED")
 
 _RUNNING = text("""
     SELECT model, count(*) AS running FROM jobs
@@ -72,11 +74,14 @@ _UNCONFIGURE = text("""
 
 
 async def lock(db: AsyncConnection, models: Sequence[str] | None = None) -> list[Gate]:
-    """The gates of these models (of all of them where None), locked until the transaction ends.
+    """The gates of these models, locked until the transaction ends; where None, all that nobody else has locked.
 
     Running jobs are counted in a second statement: it sees what was claimed while the lock was awaited.
     """
-    rows = (await db.execute(_LOCK, {"models": list(models) if models is not None else None})).all()
+    if models is None:
+        rows = (await db.execute(_LOCK_FREE)).all()
+    else:
+        rows = (await db.execute(_LOCK, {"models": list(models)})).all()
     if not rows:
         return []
     counted = await db.execute(_RUNNING, {"models": [row.model for row in rows]})

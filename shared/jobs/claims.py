@@ -15,10 +15,10 @@ from uuid import UUID
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import Database
 from shared.gates import queries as gates
 from shared.gates.limits import Admission, Gate, admit
 from shared.jobs import queries
+from shared.jobs.queries import Executor
 from shared.jobs.status import WaitingReason
 
 #: Jobs of one model told to workers in one pass at most.
@@ -26,26 +26,26 @@ _RELEASE_AT_MOST = 500
 
 
 async def claim(
-    database: Database, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
-) -> dict[UUID, Row[Any]]:
-    """Claims what may run now; see ``queries.claim``. ``gated`` in a row says that a gate let it through."""
-    claimed = await queries.claim(database.relaxed, ids, worker=worker, lease=lease, grace=grace)
+    db: Executor, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
+) -> tuple[dict[UUID, Row[Any]], set[UUID]]:
+    """Claims what may run now (see ``queries.claim``), and answers which of the others wait at a gate.
+
+    Those are for ``claim_through_gates``, in a transaction of its own: this one must wait for nobody.
+    """
+    claimed = await queries.claim(db, ids, worker=worker, lease=lease, grace=grace)
     left = [job_id for job_id in ids if job_id not in claimed]
-    if left:
-        async with database.transaction() as db:
-            claimed |= await _through_gates(db, left, worker=worker, lease=lease, grace=grace)
-    return claimed
+    return claimed, {row.id for row in await queries.at_gates(db, left)} if left else set()
 
 
-async def _through_gates(
-    db: AsyncConnection, left: Sequence[UUID], *, worker: str, lease: float, grace: float
+async def claim_through_gates(
+    db: AsyncConnection, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
 ) -> dict[UUID, Row[Any]]:
-    """Claims those that their models' gates let through, and parks the others that wait at a gate."""
-    claimed: dict[UUID, Row[Any]] = {}
+    """Claims what its gate lets through, and sends the rest back to wait; ``gated`` in a row says so."""
     held: defaultdict[str, list[UUID]] = defaultdict(list)
-    for row in await queries.at_gates(db, left):
+    for row in await queries.at_gates(db, ids):
         held[row.model].append(row.id)
-    for gate in await gates.lock(db, sorted(held)) if held else ():
+    claimed: dict[UUID, Row[Any]] = {}
+    for gate in await gates.lock(db, sorted(held)):
         waiting = held[gate.model]
         admission = admit(gate, len(waiting))
         if admission.calls:

@@ -2,6 +2,7 @@
 
 What all of them keep to:
 - Rows are locked in order of id, so that two batches never wait for each other in a circle.
+- A batch passes over rows that somebody else has locked, as a process may have stopped with a transaction open.
 - The guard (state, attempt, time) stands in the statement, so whoever comes second changes nothing.
 - Time is the database's clock; no worker's clock decides anything.
 - Every transition appends one event and raises ``version`` with it.
@@ -137,7 +138,7 @@ _SENT = text("""
         SELECT jobs.id, call.number, call.estimate FROM jobs JOIN call ON jobs.id = call.job_id
         WHERE jobs.state = 'running' AND jobs.attempt = call.number AND jobs.cancel_requested_at IS NULL
           AND jobs.lease_until > now()
-        ORDER BY jobs.id FOR SHARE OF jobs
+        ORDER BY jobs.id FOR SHARE OF jobs SKIP LOCKED
     )
     UPDATE attempts SET sent_at = clock_timestamp(), estimated_cost_usd = j.estimate
     FROM j WHERE attempts.job_id = j.id AND attempts.number = j.number AND attempts.outcome IS NULL
@@ -170,7 +171,7 @@ _FINISH = text("""
     ), locked AS (
         SELECT jobs.id, jobs.cancel_requested_at FROM jobs JOIN row ON jobs.id = row.job_id
         WHERE jobs.state = 'running' AND jobs.attempt = row.number
-        ORDER BY jobs.id FOR UPDATE OF jobs
+        ORDER BY jobs.id FOR UPDATE OF jobs SKIP LOCKED
     ), j AS (
         -- What would wait for another attempt ends here where a cancel was asked for meanwhile.
         SELECT row.*, called_off,
@@ -215,6 +216,12 @@ _FINISH = text("""
     SELECT id, version, state FROM finished
 """)
 
+_PRESENT = text("""
+    SELECT jobs.id, jobs.cancel_requested_at IS NULL AND jobs.lease_until > now() AS may_call
+    FROM jobs JOIN unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[])) AS r(id, number) ON jobs.id = r.id
+    WHERE jobs.state = 'running' AND jobs.attempt = r.number
+""")
+
 _CANCEL = text(f"""
     WITH j AS (
         SELECT id FROM jobs WHERE id = :id AND project_id = :project_id AND state IN ('queued', 'running')
@@ -248,7 +255,8 @@ _AT_GATES = text(f"""
 
 _PARK = text("""
     WITH j AS (
-        SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued' ORDER BY id FOR UPDATE
+        SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued'
+        ORDER BY id FOR UPDATE SKIP LOCKED
     )
     UPDATE jobs SET published_at = NULL, waiting_reason = :reason,
         scheduled_at = greatest(scheduled_at, CAST(:until AS timestamptz))
@@ -280,7 +288,8 @@ _DISPATCH_DUE = text("""
 
 _UNPUBLISH = text("""
     WITH j AS (
-        SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued' ORDER BY id FOR UPDATE
+        SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued'
+        ORDER BY id FOR UPDATE SKIP LOCKED
     )
     UPDATE jobs SET published_at = NULL FROM j WHERE jobs.id = j.id
 """)
@@ -401,13 +410,16 @@ async def claim(
     return {row.id: row for row in await db.execute(_CLAIM, parameters)}
 
 
-async def at_gates(db: AsyncConnection, ids: Sequence[UUID]) -> list[Row[Any]]:
+async def at_gates(db: Executor, ids: Sequence[UUID]) -> list[Row[Any]]:
     """Those of the jobs that could run but for their model's gate, the most urgent first: ``id``, ``model``."""
     return list(await db.execute(_AT_GATES, {"ids": list(ids)}))
 
 
 async def park(db: AsyncConnection, ids: Sequence[UUID], *, until: datetime | None, reason: str) -> None:
-    """Sends jobs back to wait for their model's gate; beat releases them when it opens."""
+    """Sends jobs back to wait for their model's gate; beat releases them when it opens.
+
+    One that is passed over counts as published, so its message is missed and sent again.
+    """
     await db.execute(_PARK, {"ids": list(ids), "until": until, "reason": reason})
 
 
@@ -423,7 +435,7 @@ async def release(db: AsyncConnection, model: str, *, limit: int) -> list[tuple[
 
 
 async def mark_sent(db: Executor, rows: Sequence[dict[str, Any]]) -> set[UUID]:
-    """Notes that the provider is about to be called. A job not in the answer must not be called.
+    """Notes that the provider is about to be called. A job not in the answer must not be called: see ``present``.
 
     The shared lock keeps a rescue away until this has committed, so the rescue sees ``sent_at``.
     """
@@ -442,9 +454,19 @@ async def renew(db: Executor, held: Sequence[tuple[UUID, int]], *, lease: float)
 async def finish(db: Executor, rows: Sequence[dict[str, Any]]) -> dict[UUID, Row[Any]]:
     """Ends attempts: to a final state, or back to queued. Answers what was written, by job.
 
-    A row whose attempt is not the present one (fenced out) changes nothing and is not in the answer.
+    A row whose attempt is not the present one (fenced out) changes nothing and is not in the answer; nor is one that
+    was passed over: see ``present``.
     """
     return {row.id: row for row in await db.execute(_FINISH, {"rows": _json(rows)})}
+
+
+async def present(db: Executor, attempts: Sequence[tuple[UUID, int]]) -> dict[UUID, bool]:
+    """Which of these attempts are still their job's present one, and whether each may call the provider.
+
+    What ``finish`` or ``mark_sent`` did not answer though it could have was passed over: somebody has it locked.
+    """
+    parameters = {"ids": [job for job, _ in attempts], "numbers": [number for _, number in attempts]}
+    return {row.id: row.may_call for row in await db.execute(_PRESENT, parameters)}
 
 
 async def cancel(db: AsyncConnection, project_id: UUID, job_id: UUID) -> Row[Any] | None:
@@ -458,7 +480,7 @@ async def dispatch_due(db: AsyncConnection, *, limit: int) -> list[tuple[UUID, s
 
 
 async def unpublish(db: AsyncConnection, ids: Sequence[UUID]) -> None:
-    """Notes that a message was not sent after all; the next dispatch sends it."""
+    """Notes that a message was not sent after all; the next dispatch sends it. For one passed over: see ``park``."""
     await db.execute(_UNPUBLISH, {"ids": list(ids)})
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from random import Random
+from secrets import token_hex
 from typing import Any
 
 import httpx
@@ -187,7 +188,13 @@ class Clients:
 
 
 def body(
-    number: int, *, kind: str = "text", seconds: float = 0.1, sim: str = "", **fields: Any
+    number: int,
+    *,
+    kind: str = "text",
+    seconds: float = 0.1,
+    sim: str = "",
+    padding: int = 0,
+    **fields: Any,
 ) -> dict[str, Any]:
     """A submit.
 
@@ -195,9 +202,11 @@ def body(
         kind: ``text`` or ``image``.
         seconds: how long the provider's call takes.
         sim: a directive for the simulator, such as ``fault=500;times=1``.
+        padding: bytes by which the prompt is longer; they cannot be compressed.
         fields: of the submit, such as ``max_attempts``.
     """
     prompt = f"[[sim:latency={seconds}]]{f'[[sim:{sim}]]' if sim else ''} Number {number}."
+    prompt += token_hex(padding // 2)
     if kind == "image":
         kind, model, more = "image.generate", "nano-banana", {"aspect_ratio": "1:1"}
     else:

@@ -66,7 +66,7 @@ class Servers:
         self.simulator.start()
         self.postgres.start()
         self.valkey.start()
-        self._execute(f"CREATE DATABASE {self._template}")
+        self.execute(f"CREATE DATABASE {self._template}")
         url = self._url(self._template)
         migrate(url)
         asyncio.run(self._register_key(url))
@@ -86,9 +86,9 @@ class Servers:
                 part.start()
         await_ready(self.simulator, self.postgres, self.valkey)
 
-    def fresh_database(self) -> str:
+    def fresh_database(self, tablespace: str = "pg_default") -> str:
         name = f"faults_{uuid4().hex[:12]}"
-        self._execute(f"CREATE DATABASE {name} TEMPLATE {self._template}")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {self._template} TABLESPACE {tablespace}")
         return self._url(name)
 
     def forget(self) -> None:
@@ -100,9 +100,16 @@ class Servers:
     def _url(self, database: str) -> str:
         return self.postgres.server.url.rpartition("/")[0] + f"/{database}"
 
-    def _execute(self, statement: str) -> None:
+    def execute(self, *statements: str) -> None:
+        """As an operator does, also where the server is read-only."""
+        url, options = self.postgres.server.url, "-c default_transaction_read_only=off"
+        with psycopg.connect(url, autocommit=True, options=options) as db:
+            for statement in statements:
+                db.execute(statement.encode())
+
+    def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.postgres.server.url, autocommit=True) as db:
-            db.execute(statement.encode())
+            return db.execute(query.encode(), parameters or None).fetchall()
 
     async def _register_key(self, url: str) -> None:
         database = Database(settings_of(database_url=url, redis_url=self.valkey.server.url))
@@ -175,6 +182,7 @@ class Stack:
     Args:
         workers: how many; ``worker-1`` and so on.
         beats: ``beat``, or ``beat-1`` and so on where there are several.
+        tablespace: where its database lies.
         proxied: connections that go through a proxy, as ``worker:redis``, ``api:postgres``, ``worker-2:redis``.
         settings: by the name in the environment; they win over ``SETTINGS``.
     """
@@ -188,12 +196,13 @@ class Stack:
         workers: int = 2,
         beats: int = 1,
         proxied: Sequence[str] = (),
+        tablespace: str = "pg_default",
         **settings: object,
     ) -> None:
         self.servers = servers
         self.random = random
         self.folder = files.private_folder(folder)
-        self.database_url = servers.fresh_database()
+        self.database_url = servers.fresh_database(tablespace)
         self.orders = Orders(folder / "orders")
         self.proxies = {name: self._proxy(name) for name in proxied}
         self.began = time.monotonic()

@@ -1,4 +1,4 @@
-"""A TCP proxy that can lose its mind: pass, stall, swallow, reset.
+"""A TCP proxy that can lose its mind: pass, stall, trickle, swallow, reset.
 
 What it cannot imitate is a peer whose kernel has gone: connections through it are still acknowledged, so only timeouts
 of the programs themselves help. That is the harder case.
@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 HOST = "127.0.0.1"
-#: What happens to bytes: they go through; they are kept until they may pass; they are lost.
-Mode = Literal["pass", "stall", "hole"]
+#: What happens to bytes: they go through; they are kept until they may pass; they come one by one; they are lost.
+Mode = Literal["pass", "stall", "trickle", "hole"]
+#: Between two bytes that trickle: less than any timeout of a socket, which begins anew with each.
+_TRICKLE_SECONDS = 1.0
 #: Which bytes: those of the client, those of the server, or all.
 Direction = Literal["to_server", "to_client", "both"]
 
@@ -39,7 +41,11 @@ class _Pipe:
     async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
             await self.may_go.wait()
-            if self.mode == "pass":
+            while data and self.mode == "trickle":
+                writer.write(data[:1])
+                data = data[1:]
+                await asyncio.sleep(_TRICKLE_SECONDS)
+            if data and self.mode == "pass":
                 writer.write(data)
                 await writer.drain()
 
@@ -98,6 +104,10 @@ class Proxy:
     def hole(self, direction: Direction = "both", *, coming: bool = True) -> None:
         """Loses bytes without a word and keeps connections open; with ``coming`` False new ones are well."""
         self.set("hole", direction, coming=coming)
+
+    def trickle(self) -> None:
+        """What is connected now gets its answers byte by byte, until ``heal``; new connections are well."""
+        self.set("trickle", "to_client", coming=False)
 
     def cut(self) -> int:
         """Resets (RST) all connections; new ones are well. Answers how many there were."""

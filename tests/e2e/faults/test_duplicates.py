@@ -62,7 +62,7 @@ def test_frozen_before_the_call(new_stack: NewStack) -> None:
     """Thawed, it must find out that the job is no longer its own before it pays for a call.
 
     It stops wherever else it is, too: sometimes in the middle of claiming others, whose rows it keeps locked until
-    PostgreSQL ends its transaction after 15 s.
+    PostgreSQL ends its transaction after 5 s.
     """
     stack = new_stack(workers=2, LEASE_SECONDS=2, LEASE_RENEW_SECONDS=0.5)
     stack.orders.stop("claimed", count=1)

@@ -93,6 +93,24 @@ def test_pool_exhausted(new_stack: NewStack) -> None:
     stack.verify(calls=_stored(stack, 20 + accepted, refused), remark=_said(stack))
 
 
+@pytest.mark.slow
+@pytest.mark.fault(18, "black hole between worker and PostgreSQL")
+def test_black_hole(new_stack: NewStack) -> None:
+    """Its connections swallow everything and nobody closes them; new ones are well. The driver would wait for ever."""
+    stack = new_stack(workers=1, proxied=["worker:postgres"])
+    stack.clients.submit(10, seconds=0.1)
+    stack.settle(20)
+    stack.proxies["worker:postgres"].hole(coming=False)
+    stack.clients.submit(10, seconds=0.1)
+    stack.mark()
+    stack.wait_until(lambda: stack.restarts.total() == 1, 90, "the worker ends, and is started again")
+    stack.settle(30)
+    assert stack.restarts == {"worker-1": 1}
+    # A claim, or a note, whose answer was swallowed is a lost attempt; none of them called.
+    assert stack.outcomes()["unknown"] == 0
+    stack.verify(calls=20)
+
+
 def _poured(stack: Stack, coming: Future[list[str]]) -> tuple[int, int]:
     """Waits for the submits: how many were accepted, how many not. See that no answer was wrong, late or missing."""
     stack.wait_until(coming.done, 60, "all is submitted")

@@ -117,6 +117,36 @@ def test_storm_with_unknown_limit(new_stack: NewStack) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault(21, "storm of 1,000 jobs, 800 a minute allowed")
+def test_storm_of_a_thousand(new_stack: NewStack) -> None:
+    """A real minute of the provider's, whose limit nobody was told: the calls are those allowed, and few to find out.
+
+    No job has an attempt to spare, so one that counted for being refused would fail its job.
+    """
+    stack = new_stack(workers=2, WORKER_CONCURRENCY=10)
+    with _Limits(stack, rpm=800, rate_window=60):
+        coming = stack.clients.pour(1000, over=2, seconds=0.0, max_attempts=1)
+        stack.wait_until(lambda: _refused(stack) > 0, 60, "the provider refuses calls")
+        stack.wait_until(coming.done, 30, "all is submitted")
+        stack.wait_until(lambda: _told_to_wait(stack) == stack.unfinished(), 30, "all are told why they wait")
+        waiting = stack.unfinished()
+        stack.mark()
+        stack.settle(120)
+        refused = _refused(stack)
+    [[took]] = stack.sql("SELECT extract(epoch FROM max(claimed_at) - min(claimed_at)) FROM attempts")
+    assert len(coming.result()) == 1000
+    assert waiting >= 1000 - 800 - 2 * 10
+    # Those in flight when the first was refused; after the pause, one or two to find out.
+    assert refused <= 2 * 10 + 5
+    facts = stack.verify(
+        calls=1000 + refused,
+        remark=f"{refused} refused, {waiting} told until when they wait; {took:.0f} s, at best 60 s",
+    )
+    assert stack.outcomes() == {"succeeded": 1000, "failed": refused}
+    assert {job["attempt"] - job["snoozes"] for job in facts.jobs.values()} == {1}
+
+
+@pytest.mark.slow
 @pytest.mark.fault(21, "outage: the circuit breaker")
 def test_outage(new_stack: NewStack) -> None:
     """A provider that fails every call is asked now and then, by one call at a time, until it is back."""
@@ -160,6 +190,19 @@ class _Limits:
 def _refused(stack: Stack) -> int:
     counters = httpx.get(f"{stack.servers.simulator_url}/sim/calls?by_job=0", trust_env=False).json()
     return int(counters["by_outcome"].get("rate_limited", 0))
+
+
+def _told_to_wait(stack: Stack) -> int:
+    """Queued jobs that say to their clients that the provider's limit holds them back, and until when."""
+    views, cursor = [], ""
+    while (page := stack.clients.request("GET", f"/api/v1/jobs?state=queued&limit=200{cursor}")) is not None:
+        views += page.json()["items"]
+        if page.json()["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page.json()['next_cursor']}"
+    return sum(
+        view["waiting_reason"] == "rate_limited" and view["waiting_until"] is not None for view in views
+    )
 
 
 def _paused(stack: Stack) -> list[tuple[Any, ...]]:

@@ -10,6 +10,7 @@ from shared.queue import ALL_QUEUES
 from tests.e2e.faults.clients import Answer, slowest
 from tests.e2e.faults.conftest import NewStack
 from tests.e2e.faults.harness import Stack
+from worker.hearing import SILENCE_SECONDS
 
 
 @pytest.mark.fault(1, "Redis SIGKILL and restart with AOF")
@@ -137,6 +138,28 @@ def test_black_hole_for_all(new_stack: NewStack) -> None:
     assert recovery is not None
     assert recovery < 30
     stack.verify(calls=40, remark=_restarts(stack))
+
+
+@pytest.mark.slow
+@pytest.mark.fault(6, "a worker that is deaf")
+def test_deaf_worker(new_stack: NewStack) -> None:
+    """Its connection trickles: each byte comes before any timeout, and the message that it reads never ends.
+
+    It ends by itself, after the call that it has under way, and is started again; the jobs run then.
+    """
+    stack = new_stack(workers=1, proxied=["worker:redis"])
+    under_way = stack.clients.submit(1, seconds=60.0, timeout=90)
+    stack.wait_until(lambda: stack.calls() == 1, 20, "the call is under way")
+    stack.proxies["worker:redis"].trickle()
+    stack.clients.submit(10, seconds=0.1)
+    stack.mark()
+    stack.pause(SILENCE_SECONDS + 15)
+    assert stack.restarts.total() == 0, "it was given no time to hear again"
+    stack.wait_until(lambda: stack.restarts.total() == 1, 60, "it ends, and is started again")
+    assert stack.outcomes(*under_way) == {"succeeded": 1}
+    stack.settle(30)
+    assert stack.restarts.total() == 1
+    stack.verify(calls=11, remark=_restarts(stack))
 
 
 @pytest.mark.fault(7, "CLIENT KILL x 20 during calls")

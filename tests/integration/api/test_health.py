@@ -14,11 +14,13 @@ from sqlalchemy import text
 
 from api.app import create_app
 from scripts.embedded import EmbeddedValkey
+from shared.config import Settings
 from shared.db import Database
 from shared.jobs.status import State
 from shared.queue import ALL_QUEUES
 from tests import factories
 from tests.conftest import SettingsFactory
+from tests.integration.api.conftest import bearer, problem
 
 
 async def ready(client: httpx.AsyncClient) -> tuple[int, dict[str, Any]]:
@@ -68,6 +70,31 @@ async def test_tables_that_are_missing_or_old_say_what_to_do(
     assert (status, found["migrations"]) == (503, "missing")
     assert "scripts/migrate" in found["detail"]
     assert (await anonymous.get("/api/health/live")).status_code == 200
+
+
+async def test_a_read_only_database_is_told_from_one_that_is_away(
+    settings: Settings, database: Database, key: str
+) -> None:
+    """Its jobs can be looked at."""
+    async with database.transaction() as db:
+        job = await factories.job(database, await factories.project(database))
+        name = (await db.execute(text("SELECT current_database()"))).scalar_one()
+        # Holds for connections made from now on.
+        await db.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://api", headers=bearer(key)) as client,
+    ):
+        refused = problem(await client.post("/api/v1/jobs", json=factories.TEXT_JOB), 503, "unavailable")
+        assert "read-only" in refused["detail"]
+        assert (await client.get(f"/api/v1/jobs/{job.id}")).status_code == 200
+        assert (await client.get("/api/v1/jobs")).status_code == 200
+        status, report = await ready(client)
+    assert (status, report["status"]) == (503, "unavailable")
+    assert report["dependencies"]["postgresql"]["state"] == "read_only"
+    assert report["dependencies"]["workers"]["state"] == "missing", "it could be asked"
 
 
 class TestWithoutPostgresql:

@@ -16,6 +16,7 @@ from shared.config import Settings
 from shared.db import Database
 from shared.jobs.status import State
 from shared.queue import Doorbell
+from tests import factories
 from tests.conftest import SettingsFactory
 from tests.integration.worker.conftest import Table
 from worker import beat
@@ -52,6 +53,17 @@ def maintenance(database: Database, settings: Settings, doorbell: Doorbell) -> M
 def broker(redis_url: str) -> Iterator[Redis]:
     with Redis.from_url(redis_url) as client:
         yield client
+
+
+async def test_workers_not_heard_of_for_a_day_are_forgotten(maintenance: Maintenance, table: Table) -> None:
+    """One that crashed said no goodbye."""
+    for name, age in (("crashed", 90_000), ("silent", 80_000), ("well", 1)):
+        await factories.worker(table.database, name=name, age=age)
+    await maintenance.forget_workers()
+    assert [row.name for row in await table.ask("SELECT name FROM workers ORDER BY name")] == [
+        "silent",
+        "well",
+    ]
 
 
 async def make_stale(table: Table) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
 from hashlib import sha256
@@ -16,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scripts.embedded import EmbeddedPostgres
 from shared import storage
+from shared.gates import queries as gates
 from shared.providers.base import Call, Generation, ImageBytes, RateLimitedError, Usage
 from tests.contract.conftest import RunningSimulator
 from tests.integration.worker.conftest import Scripted, Table, Worker, Workers, said
@@ -616,3 +619,71 @@ class TestWithoutDatabase:
         async with workers(driver) as worker:
             assert await worker.run(job_id) == "succeeded"
         assert len(driver.calls) == 1
+
+
+class TestARowThatSomebodyHolds:
+    """A process was stopped with a transaction open: the one job waits, all others go on."""
+
+    @staticmethod
+    @asynccontextmanager
+    async def held(table: Table, query: str, **parameters: Any) -> AsyncIterator[None]:
+        async with table.database.transaction() as db:
+            await db.execute(text(query), parameters)
+            yield
+
+    JOB = "SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"
+
+    @pytest.mark.parametrize("image", [False, True], ids=["text", "picture"])
+    async def test_an_answer_is_recorded_when_it_is_free(
+        self, worker: Worker, table: Table, simulator: RunningSimulator, image: bool
+    ) -> None:
+        add = table.add_image if image else table.add
+        job_id = await add("[[sim:latency=0.3]]")
+        running = asyncio.create_task(worker.run(job_id))
+        await table.until_sent(job_id)
+        async with self.held(table, self.JOB, id=job_id):
+            await asyncio.sleep(0.5)
+            others = [await table.add(f"{number}") for number in range(5)]
+            async with asyncio.timeout(1.5):
+                assert await asyncio.gather(*map(worker.run, others)) == ["succeeded"] * 5
+            assert not running.done()
+        assert await asyncio.wait_for(running, 3) == "succeeded"
+        assert calls(simulator, job_id) == {"1": 1}
+        assert len(await table.ask("SELECT 1 FROM artifacts WHERE job_id = :id", id=job_id)) == int(image)
+
+    async def test_a_call_goes_out_when_it_is_free(
+        self, workers: Workers, table: Table, simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        claimed, go_on = asyncio.Event(), asyncio.Event()
+
+        async def stop_at(point: str, job_id: UUID) -> None:
+            if point == "claimed" and job_id == doomed:
+                claimed.set()
+                await go_on.wait()
+
+        monkeypatch.setattr("worker.runner.checkpoint", stop_at)
+        doomed = await table.add()
+        async with workers(lease_seconds=30) as worker:
+            running = asyncio.create_task(worker.run(doomed))
+            await claimed.wait()
+            async with self.held(table, self.JOB, id=doomed):
+                go_on.set()
+                others = [await table.add(f"{number}") for number in range(5)]
+                async with asyncio.timeout(1.5):
+                    assert await asyncio.gather(*map(worker.run, others)) == ["succeeded"] * 5
+                assert calls(simulator, doomed) == {}
+            assert await asyncio.wait_for(running, 3) == "succeeded"
+        assert calls(simulator, doomed) == {"1": 1}
+
+    async def test_jobs_of_models_without_a_gate_are_claimed_while_a_gate_is_held(
+        self, worker: Worker, table: Table
+    ) -> None:
+        async with table.database.transaction() as db:
+            await gates.configure(db, {"nano-banana": (600, None)})
+        async with self.held(table, "SELECT 1 FROM model_gates FOR UPDATE"):
+            gated = asyncio.create_task(worker.run(await table.add_image()))
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(1.5):
+                assert await worker.run(await table.add()) == "succeeded"
+            assert not gated.done()
+        assert await asyncio.wait_for(gated, 3) == "succeeded"

@@ -16,14 +16,21 @@ from scripts.soaking.measure import Connections, Life, Sample
 from scripts.soaking.verdict import Verdict
 
 
-def life(minutes: float, *, slope: float = 0.0, files_leaked: float = 0.0, name: str = "worker-1") -> Life:
+def life(
+    minutes: float,
+    *,
+    slope: float = 0.0,
+    files_leaked: float = 0.0,
+    threads_leaked: float = 0.0,
+    name: str = "worker-1",
+) -> Life:
     """A process that warms up by 30 MiB within a minute, under a load that comes and goes."""
     random = Random(1)
     samples = [
         Sample(
             at=second,
             rss=120 + min(second / 2, 30) + slope * second / 60 + random.uniform(0, 4),
-            threads=10,
+            threads=10 + int(threads_leaked * second / 60),
             files=int(20 + random.choice([0, 15, 40]) + files_leaked * second / 60),
         )
         for second in range(0, int(minutes * 60), 3)
@@ -36,13 +43,23 @@ def test_what_warms_up_and_stays_is_no_leak(minutes: float) -> None:
     found = Verdict()
     verdict.judge_growth(found, [life(minutes)], 50)
     assert found.wrong == []
-    assert found.figures["processes"]["worker-1"]["lived"] == minutes * 60 - 3
+    figures = found.figures["processes"]["worker-1"]
+    assert (figures["lived"], figures["verdict"]) == (minutes * 60 - 3, "flat")
+
+
+def test_one_step_of_the_allocator_in_a_short_life_is_no_leak() -> None:
+    found, short = Verdict(), life(5.2)
+    short.samples = [replace(each, rss=each.rss + (5 if each.at > 235 else 0)) for each in short.samples]
+    assert short.slope() > 2
+    verdict.judge_growth(found, [short], 50)
+    assert found.wrong == []
 
 
 def test_a_slow_leak_of_memory_is_seen() -> None:
     found = Verdict()
     verdict.judge_growth(found, [life(20, slope=3)], 50)
     assert [problem.partition(" by ")[0] for problem in found.wrong] == ["worker-1 grows"]
+    assert found.figures["processes"]["worker-1"]["verdict"] == "grows"
 
 
 def test_a_slow_leak_of_files_is_seen_through_the_bursts() -> None:
@@ -59,6 +76,12 @@ def test_threads_without_an_end_are_seen() -> None:
     assert found.wrong == ["worker-1 has had 409 threads"]
 
 
+def test_a_slow_leak_of_threads_is_seen_where_there_is_no_pool() -> None:
+    found = Verdict()
+    verdict.judge_growth(found, [life(20, threads_leaked=1, name="api")], 50)
+    assert found.wrong == ["api has 7 threads more than before"]
+
+
 def test_the_simulator_and_the_short_lived_are_not_judged() -> None:
     found = Verdict()
     verdict.judge_growth(found, [life(20, slope=50, name="simulator"), life(0.5, slope=50)], 50)
@@ -72,6 +95,14 @@ def test_connections_may_fill_their_pool_and_no_more() -> None:
     assert found.wrong == []
     verdict.judge_connections(found, start, Connections({"api": 11, "beat": 1, "nobody": 1}, 2), 10)
     assert len(found.wrong) == 3
+
+
+def test_connections_to_redis_may_be_a_few_more() -> None:
+    start, found = Connections({"api": 1, "beat": 1}, 0, of_redis=8), Verdict()
+    verdict.judge_connections(found, start, replace(start, of_redis=18), 10)
+    assert found.wrong == []
+    verdict.judge_connections(found, start, replace(start, of_redis=19), 10)
+    assert found.wrong == ["Redis ends with 19 connections, 8 at the start"]
 
 
 def facts(**attempts: list[dict[str, Any]]) -> Facts:

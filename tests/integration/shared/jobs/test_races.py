@@ -11,9 +11,12 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.config import Settings
-from shared.db import Database
+from shared.db import Database, is_unavailable
+from shared.gates import queries as gates
 from shared.jobs import queries
 from shared.jobs.status import FINAL, State
 from tests.integration.shared.jobs.conftest import Jobs, ending
@@ -107,14 +110,80 @@ async def test_a_renewal_waits_for_no_job_that_somebody_holds(jobs: Jobs) -> Non
         assert await queries.renew(db, [(held, 1)], lease=30) == {held: True}
 
 
-async def test_a_retry_that_waited_for_a_cancel_ends_cancelled(jobs: Jobs) -> None:
+async def test_a_note_waits_for_no_job_that_somebody_holds(jobs: Jobs) -> None:
+    """The held one must not be called yet; it is told apart from one that must not be called at all."""
+    held, free, over = [await jobs.add(state=State.RUNNING) for _ in range(3)]
+    await jobs.let_the_lease_run_out(over)
+    async with jobs.database.transaction() as db:
+        await hold(db, held, over)
+        async with asyncio.timeout(1):
+            assert await jobs.send(held, free, over) == {free}
+        async with jobs.database.transaction() as other:
+            numbers = [(held, 1), (free, 1), (over, 1), (held, 2)]
+            assert await queries.present(other, numbers) == {held: True, free: True, over: False}
+    assert await jobs.send(held, over) == {held}
+
+
+async def test_an_ending_waits_for_no_job_that_somebody_holds(jobs: Jobs) -> None:
+    held, free = await jobs.add(state=State.RUNNING), await jobs.add(state=State.RUNNING)
+    async with jobs.database.transaction() as db:
+        await hold(db, held)
+        async with asyncio.timeout(1):
+            assert list(await jobs.finish(ending(held), ending(free))) == [free]
+    assert (await jobs.finish(ending(held)))[held].state == "succeeded"
+
+
+async def test_nobody_waits_to_park_or_unpublish_a_job_that_somebody_holds(jobs: Jobs) -> None:
+    """The held one counts as published: its message is missed, and sent again."""
+    held, parked, unpublished = await jobs.add_many(3)
+    async with jobs.database.transaction() as db:
+        await hold(db, held)
+        async with asyncio.timeout(1), jobs.database.transaction() as other:
+            await queries.park(other, [held, parked], until=None, reason="rate_limited")
+            await queries.unpublish(other, [held, unpublished])
+    rows = await jobs.ask("SELECT id, waiting_reason FROM jobs WHERE published_at IS NULL ORDER BY id")
+    assert [(row.id, row.waiting_reason) for row in rows] == [
+        (parked, "rate_limited"),
+        (unpublished, None),
+    ]
+
+
+async def test_beat_passes_over_a_gate_that_somebody_holds(jobs: Jobs) -> None:
+    async with jobs.database.transaction() as db:
+        await gates.configure(db, {"gemini-flash": (60, None), "nano-banana": (60, None)})
+    async with jobs.database.transaction() as db:
+        await gates.lock(db, ["gemini-flash"])
+        async with asyncio.timeout(1), jobs.database.transaction() as other:
+            assert [gate.model for gate in await gates.lock(other)] == ["nano-banana"]
+
+
+async def test_a_lock_is_not_waited_for_for_long(jobs: Jobs) -> None:
+    """What cannot pass over it (here: a second cancel) says that it is to be tried again, which is a 503."""
+    job_id = await jobs.add()
+    async with jobs.database.transaction() as db:
+        await hold(db, job_id)
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(DBAPIError) as raised:
+            await jobs.cancel(job_id)
+        assert 2 < asyncio.get_running_loop().time() - began < 4.5
+    assert is_unavailable(raised.value)
+
+
+async def test_a_retry_that_met_a_cancel_ends_cancelled(jobs: Jobs) -> None:
     job_id = await jobs.add(state=State.RUNNING)
     async with jobs.database.transaction() as db:
         await queries.cancel(db, jobs.project_id, job_id)
-        finish = asyncio.create_task(jobs.finish(ending(job_id, state="queued")))
-        await wait_for_a_lock(jobs)
-    assert (await finish)[job_id].state == "cancelled"
+        assert await jobs.finish(ending(job_id, state="queued")) == {}
+    assert (await jobs.finish(ending(job_id, state="queued")))[job_id].state == "cancelled"
     assert (await jobs.events(job_id))[-2:] == ["job.cancel_requested", "job.cancelled"]
+
+
+async def hold(db: AsyncConnection, *ids: UUID) -> None:
+    """As a process does that was stopped with a transaction open."""
+    await db.execute(
+        text("SELECT 1 FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE"),
+        {"ids": list(ids)},
+    )
 
 
 async def wait_for_a_lock(jobs: Jobs) -> None:
@@ -124,6 +193,14 @@ async def wait_for_a_lock(jobs: Jobs) -> None:
             "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         ):
             await asyncio.sleep(0.01)
+
+
+async def finish_patiently(jobs: Jobs, job_id: UUID) -> None:
+    """As a worker does that was passed over."""
+    while not await jobs.finish(ending(job_id)):
+        async with jobs.database.transaction() as db:
+            if not await queries.present(db, [(job_id, 1)]):
+                return
 
 
 @pytest.mark.parametrize("sent", [False, True])
@@ -136,7 +213,7 @@ async def test_finish_cancel_and_rescue(jobs: Jobs, maintenance: Maintenance, se
             await jobs.send(job_id)
         await jobs.let_the_lease_run_out(job_id)
         racers: list[Callable[[], Awaitable[Any]]] = [
-            lambda job_id=job_id: jobs.finish(ending(job_id)),  # type: ignore[misc]
+            lambda job_id=job_id: finish_patiently(jobs, job_id),  # type: ignore[misc]
             lambda job_id=job_id: jobs.cancel(job_id),  # type: ignore[misc]
             maintenance.rescue,
         ]
@@ -193,24 +270,23 @@ async def test_notes_and_rescues_agree_on_what_was_sent(jobs: Jobs, maintenance:
     assert len(seen) == 2, f"both orders must occur: {seen}"
 
 
-async def test_a_note_that_waited_for_a_rescue_must_not_call(jobs: Jobs, maintenance: Maintenance) -> None:
+async def test_a_note_that_met_a_rescue_must_not_call(jobs: Jobs, maintenance: Maintenance) -> None:
     job_id = await jobs.add(state=State.RUNNING)
     await jobs.run("UPDATE jobs SET lease_until = now() + interval '150 milliseconds'")
     async with jobs.database.transaction() as db:
-        # A statement that saw the lease as good, then waits behind the rescue.
+        # A statement to which the lease is good, while a rescue is under way.
         await db.execute(text("SELECT 1"))
         await asyncio.sleep(0.2)
         async with jobs.database.transaction() as rescue:
             (row,) = await queries.lock_lost(rescue, limit=10)
-            note = asyncio.create_task(
-                queries.mark_sent(db, [{"job_id": job_id, "number": 1, "estimate": "0"}])
-            )
-            await wait_for_a_lock(jobs)
+            assert await queries.mark_sent(db, [{"job_id": job_id, "number": 1, "estimate": "0"}]) == set()
+            assert await queries.present(db, [(job_id, 1)]) == {job_id: True}, "it was passed over"
             await queries.finish(
                 rescue, [ending(job_id, state="queued", outcome="lost", provider=None, cost="0")]
             )
         assert row.sent is False
-        assert await note == set()
+        assert await queries.mark_sent(db, [{"job_id": job_id, "number": 1, "estimate": "0"}]) == set()
+        assert await queries.present(db, [(job_id, 1)]) == {}
     (attempt,) = await jobs.attempts(job_id)
     assert (attempt.outcome, attempt.sent_at) == ("lost", None)
 

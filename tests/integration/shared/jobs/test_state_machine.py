@@ -330,7 +330,13 @@ class Lives(RuleBasedStateMachine):
     def claim(self, at: list[int], worker: str, lease: int) -> None:
         """Any jobs, also the same one twice, also those that may not run."""
         ids = [self._job(each) for each in at]
-        rows = self.lab.run(claims.claim(self.lab.database, ids, worker=worker, lease=lease, grace=GRACE))
+
+        async def both(db: AsyncConnection) -> dict[UUID, Row[Any]]:
+            how: dict[str, Any] = {"worker": worker, "lease": lease, "grace": GRACE}
+            claimed, gated = await claims.claim(db, ids, **how)
+            return claimed | await claims.claim_through_gates(db, list(gated), **how)
+
+        rows = self.lab.do(both)
         assert set(rows) == self.world.claim(ids, worker, lease, GRACE)
         self._remember(rows)
 
@@ -576,23 +582,29 @@ class Lives(RuleBasedStateMachine):
         job_id, number, estimate = own.job_id, own.number, Decimal("0.5")
         row = self._ending(own, end)
 
-        async def finish(db: AsyncConnection) -> tuple[int, str] | None:
+        async def finish(db: AsyncConnection) -> tuple[int, str] | str | None:
             after = (await queries.finish(db, [row])).get(job_id)
+            if after is None and await queries.present(db, [(job_id, number)]):
+                return "passed over"
             return (after.version, after.state) if after else None
 
-        async def mark_sent(db: AsyncConnection) -> bool:
-            return bool(
-                await queries.mark_sent(db, [{"job_id": job_id, "number": number, "estimate": estimate}])
-            )
+        async def mark_sent(db: AsyncConnection) -> bool | str:
+            note = {"job_id": job_id, "number": number, "estimate": estimate}
+            sent = bool(await queries.mark_sent(db, [note]))
+            if not sent and (await queries.present(db, [(job_id, number)])).get(job_id):
+                return "passed over"
+            return sent
 
         async def renew(db: AsyncConnection) -> bool | None:
             return (await queries.renew(db, [(job_id, number)], lease=lease)).get(job_id)
 
         match what:
             case "finish":
-                return one(finish), [lambda world: world.finish(own, end)]
+                finished: list[Move] = [lambda world: world.finish(own, end)]
+                return one(finish), [*finished, lambda _: "passed over"]
             case "mark_sent":
-                return one(mark_sent), [lambda world: world.mark_sent(job_id, number, estimate)]
+                noted: list[Move] = [lambda world: world.mark_sent(job_id, number, estimate)]
+                return one(mark_sent), [*noted, lambda _: "passed over"]
             case _:
                 renewed: list[Move] = [lambda world: world.renew(job_id, number, lease)]
                 return one(renew), [*renewed, lambda world: world.look(job_id, number)]
