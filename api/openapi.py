@@ -87,6 +87,19 @@ JOB_HEADERS = {
         "Seconds to wait before the next poll; absent once the state is final.", "integer"
     ),
 }
+ACCEPTED_HEADERS = {
+    **JOB_HEADERS,
+    "Location": _header("Where the job is: its `status_url`."),
+    "Idempotent-Replayed": _header("`true` where the `Idempotency-Key` came before: nothing new was made."),
+}
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A name of your choice for this request, such as a UUID: 1 to 255 visible ASCII characters, bare or in "
+    "double quotes (RFC 9651). Sent again with the same body within 7 days, it is answered as the first time.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
+}
 GET_PARAMETERS = [
     {
         "name": "job_id",

@@ -32,6 +32,7 @@ SCHEDULE: dict[str, float] = {
     "republish": 5.0,
     "expire": 2.0,
     "tend_gates": 5.0,
+    "prune": 2.0,
 }
 #: A pass that takes longer is given up; the next one goes on where it stopped.
 _PASS_TIMEOUT = 60.0
@@ -133,6 +134,7 @@ class Running:
             "republish": maintenance.republish,
             "expire": maintenance.expire,
             "tend_gates": maintenance.tend_gates,
+            "prune": maintenance.prune,
         }
 
     async def _timed(self, name: str) -> int:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.config import Settings
 from shared.db import Database
 from shared.gates import queries as gates
+from shared.idempotency import queries as idempotency
+from shared.idempotency.claim import KEPT_SECONDS
 from shared.jobs import claims, outcomes, queries
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.queue import Doorbell
@@ -23,6 +28,10 @@ _BATCH = 500
 _REPUBLISH_AT_MOST = 5000
 #: A limit that a provider named is kept for so long after it last did so.
 _FORGET_LEARNED_SECONDS = 3600.0
+#: Rows that one transaction deletes at most: it is over in some hundredths of a second.
+_PRUNE_BATCH = 200
+#: A pass of pruning begins no further batch after so long: beat has other things to do.
+_PRUNE_SECONDS = 0.3
 
 
 class Maintenance:
@@ -106,6 +115,20 @@ class Maintenance:
                 expired = await queries.expire(db, limit=_BATCH)
             total += expired
             if expired < _BATCH:
+                return total
+
+    async def prune(self) -> int:
+        """Forgets idempotency keys whose time is over; what one pass leaves, the next one takes."""
+        await self._pruned(lambda db: idempotency.prune(db, after=KEPT_SECONDS, limit=_PRUNE_BATCH))
+        return 0
+
+    async def _pruned(self, batch: Callable[[AsyncConnection], Awaitable[int]]) -> int:
+        total, end = 0, time.monotonic() + _PRUNE_SECONDS
+        while True:
+            async with self._database.transaction() as db:
+                done = await batch(db)
+            total += done
+            if done < _PRUNE_BATCH or time.monotonic() > end:
                 return total
 
     async def _ring(self, jobs: list[tuple[UUID, str]]) -> int:

@@ -17,13 +17,14 @@ from pydantic import ValidationError
 from sqlalchemy import Row, text
 from uuid_utils.compat import uuid7
 
-from shared.artifacts import queries as artifacts
 from shared.checkpoints import checkpoint
 from shared.coalesce import Coalescer, SingleFlight
 from shared.config import Settings
 from shared.db import Database, is_unavailable, within
 from shared.errors import BadRequest, Conflict, FieldError, NotFound, ValidationFailed, field_errors, shown
+from shared.idempotency.claim import Answer, AnswerOf, Claim
 from shared.jobs import queries
+from shared.jobs.drafts import Draft, Keyed, KeyedSubmits, digests_of, store_with_images
 from shared.jobs.schemas import JobSubmit
 from shared.jobs.status import FINAL, State, WaitingReason
 from shared.kinds import KINDS
@@ -64,17 +65,18 @@ class JobService:
         self._settings = settings
         self._doorbell = doorbell
         self._wakeups = wakeups
+        #: Beyond the statement timeout: only a server that hangs takes longer.
+        self._patience = settings.database_statement_timeout + 1
         self._submits: Coalescer[dict[str, Any], Row[Any]] = Coalescer(
             self._submit_batch, lanes=2, max_batch=200, is_shared_fault=is_unavailable
         )
+        self._keyed_submits = KeyedSubmits(database, self._patience)
         self._gets: Coalescer[UUID, Row[Any] | None] = Coalescer(
             self._get_batch, lanes=2, max_batch=500, is_shared_fault=is_unavailable
         )
         self._unpublished: Coalescer[UUID, None] = Coalescer(self._unpublish_batch, max_batch=500)
         self._live_queues: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
         self._ask_live_queues: SingleFlight[None, frozenset[str]] = SingleFlight(self._read_live_queues)
-        #: Beyond the statement timeout: only a server that hangs takes longer.
-        self._patience = settings.database_statement_timeout + 1
 
     async def submit(self, project_id: UUID, job: JobSubmit) -> Row[Any]:
         """Stores a job durably, then tells the workers. The broker being away fails nothing.
@@ -82,18 +84,34 @@ class JobService:
         Raises:
             ValidationFailed: the kind, the model or the input is not allowed.
         """
-        kind, model = resolve(job)
-        accepted = await self._accept(kind, model, job.input)
-        row = self._row(project_id, job, kind, model, accepted)
-        if accepted.images:
-            stored = await within(self._patience, self._submit_with_images(row, accepted))
+        draft = await self.draft(project_id, job)
+        if draft.images:
+            stored = await within(self._patience, self._submit_with_images(draft))
         else:
             async with asyncio.timeout(self._patience):
-                stored = await self._submits(row)
-        await checkpoint("committed", stored.id)
-        if stored.published_at is not None and not await self._doorbell.ring(stored.id, stored.queue):
-            await self._note_unpublished(stored.id)
+                stored = await self._submits(draft.row)
+        await self._tell(stored)
         return stored
+
+    async def draft(self, project_id: UUID, job: JobSubmit) -> Draft:
+        """The job as it would be stored.
+
+        Raises:
+            ValidationFailed: as ``submit`` does.
+        """
+        kind, model = resolve(job)
+        accepted = await self._accept(kind, model, job.input)
+        return Draft(self._row(project_id, job, kind, model, accepted), accepted.images)
+
+    async def submit_keyed(self, draft: Draft, claim: Claim, answer_of: AnswerOf) -> tuple[Row[Any], Answer]:
+        """Stores a draft together with the answer under its idempotency key, then tells the workers.
+
+        Raises:
+            KeyTaken: the key has an answer already; nothing was stored.
+        """
+        stored, answer = await self._keyed_submits(Keyed(draft, claim, answer_of))
+        await self._tell(stored)
+        return stored, answer
 
     async def get(self, project_id: UUID, job_id: UUID) -> Row[Any]:
         """Raises: NotFound."""
@@ -197,8 +215,12 @@ class JobService:
             return None
         if row.waiting_reason:
             return WaitingReason(row.waiting_reason)
+        return await self.queue_reason(row.queue)
+
+    async def queue_reason(self, queue: str) -> WaitingReason:
+        """Why a job that nothing holds back waits in this queue; see ``waiting_reason``."""
         try:
-            served = row.queue in await self.live_queues()
+            served = queue in await self.live_queues()
         except Exception as error:
             if not is_unavailable(error):
                 raise
@@ -262,27 +284,15 @@ class JobService:
                 await checkpoint("inserted", job_id)
         return [stored[row["id"]] for row in rows]
 
-    async def _submit_with_images(self, row: dict[str, Any], accepted: Accepted) -> Row[Any]:
-        digests = await asyncio.to_thread(
-            lambda: [artifacts.digest_of(image.data) for image in accepted.images]
-        )
+    async def _submit_with_images(self, draft: Draft) -> Row[Any]:
+        digests = await digests_of(draft)
         async with self._database.transaction() as db:
-            stored = (await queries.submit(db, [row]))[row["id"]]
-            for position, (image, digest) in enumerate(zip(accepted.images, digests, strict=True)):
-                await artifacts.insert(
-                    db,
-                    artifact_id=uuid7(),
-                    project_id=row["project_id"],
-                    job_id=row["id"],
-                    role="input",
-                    position=position,
-                    media_type=image.media_type,
-                    data=image.data,
-                    digest=digest,
-                    width=image.width,
-                    height=image.height,
-                )
-        return stored
+            return await store_with_images(db, draft, digests)
+
+    async def _tell(self, stored: Row[Any]) -> None:
+        await checkpoint("committed", stored.id)
+        if stored.published_at is not None and not await self._doorbell.ring(stored.id, stored.queue):
+            await self._note_unpublished(stored.id)
 
     async def _get_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
         async with self._database.reading() as db:
