@@ -58,6 +58,7 @@ CODES: dict[str, tuple[int, str]] = {
     "request_timeout": (408, "Send the body faster, or again."),
     "conflict": (409, "The state of the thing forbids it; `detail` says which."),
     "job_not_finished": (409, "There is no result yet: poll the job until its state is final."),
+    "job_not_final": (409, "Only a final job can be deleted: cancel it, and wait until its state is final."),
     "job_failed": (409, "There is no result: the job failed, and its `error` says why."),
     "job_cancelled": (409, "There is no result: the job was cancelled."),
     "job_expired": (409, "There is no result: nobody started the job before its `expires_at`."),

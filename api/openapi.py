@@ -156,6 +156,23 @@ SUBMIT_BODY = {
 }
 
 
+REPLAY_BODY = {
+    "required": False,
+    "content": {
+        "application/json": {
+            "schema": {"$ref": "#/components/schemas/JobReplay"},
+            "examples": {
+                "same": {"summary": "As it was", "value": {}},
+                "changed": {
+                    "summary": "With another seed, and at once",
+                    "value": {"input": {"seed": 7}, "priority": "interactive"},
+                },
+            },
+        }
+    },
+}
+
+
 def document(app: FastAPI) -> dict[str, Any]:
     """The whole OpenAPI document; made once."""
     if app.openapi_schema:
@@ -195,4 +212,22 @@ def _schemas() -> dict[str, Any]:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         found |= schema.pop("$defs", {})
         found[model.__name__] = schema
+    found["JobReplay"] = _replay(found["JobSubmit"])
     return found
+
+
+def _replay(submit: dict[str, Any]) -> dict[str, Any]:
+    """A merge patch of a submit: all may be left out, and null takes a field back to its default."""
+    fields: dict[str, dict[str, Any]] = {
+        name: {"description": field.get("description", ""), "anyOf": [field, {"type": "null"}]}
+        for name, field in submit["properties"].items()
+    }
+    fields["input"] = {"type": "object", "description": "A merge patch of the source's input."}
+    fields["kind"] = {"type": "string", "description": "The source's; better left out."}
+    return {
+        "title": "JobReplay",
+        "description": "What a replay changes: a JSON merge patch (RFC 7396) of the source's submit.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": fields,
+    }

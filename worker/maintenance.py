@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.artifacts import queries as artifacts
 from shared.config import Settings
 from shared.db import Database
 from shared.gates import queries as gates
 from shared.idempotency import queries as idempotency
 from shared.idempotency.claim import KEPT_SECONDS
-from shared.jobs import claims, outcomes, queries
+from shared.jobs import claims, outcomes, queries, retention
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.queue import Doorbell
 
@@ -30,6 +29,7 @@ _REPUBLISH_AT_MOST = 5000
 _FORGET_LEARNED_SECONDS = 3600.0
 #: Rows that one transaction deletes at most: it is over in some hundredths of a second.
 _PRUNE_BATCH = 200
+_PRUNE_PICTURES = 20
 #: A pass of pruning begins no further batch after so long: beat has other things to do.
 _PRUNE_SECONDS = 0.3
 
@@ -118,18 +118,39 @@ class Maintenance:
                 return total
 
     async def prune(self) -> int:
-        """Forgets idempotency keys whose time is over; what one pass leaves, the next one takes."""
-        await self._pruned(lambda db: idempotency.prune(db, after=KEPT_SECONDS, limit=_PRUNE_BATCH))
-        return 0
+        """Deletes jobs and idempotency keys that were kept for their time; what one pass leaves, the next one takes."""
+        end = time.monotonic() + _PRUNE_SECONDS
+        await self._prune_keys(end)
+        return await self._prune_jobs(end)
 
-    async def _pruned(self, batch: Callable[[AsyncConnection], Awaitable[int]]) -> int:
-        total, end = 0, time.monotonic() + _PRUNE_SECONDS
+    async def _prune_keys(self, end: float) -> None:
         while True:
             async with self._database.transaction() as db:
-                done = await batch(db)
-            total += done
+                done = await idempotency.prune(db, after=KEPT_SECONDS, limit=_PRUNE_BATCH)
             if done < _PRUNE_BATCH or time.monotonic() > end:
+                return
+
+    async def _prune_jobs(self, end: float) -> int:
+        total = 0
+        while True:
+            async with self._database.transaction() as db:
+                due = await retention.due(db, limit=_PRUNE_BATCH)
+            if not due or not await self._prune_bytes(due, end):
                 return total
+            async with self._database.transaction() as db:
+                total += await retention.prune(db, due)
+            if len(due) < _PRUNE_BATCH or time.monotonic() > end:
+                return total
+
+    async def _prune_bytes(self, jobs: list[UUID], end: float) -> bool:
+        """Whether none are left. Apart from their jobs: a large picture is thousands of rows to delete."""
+        while True:
+            async with self._database.transaction() as db:
+                done = await artifacts.delete_bytes(db, jobs, limit=_PRUNE_PICTURES)
+            if done < _PRUNE_PICTURES:
+                return True
+            if time.monotonic() > end:
+                return False
 
     async def _ring(self, jobs: list[tuple[UUID, str]]) -> int:
         unsent = await self._doorbell.ring_all(jobs)

@@ -68,20 +68,14 @@ async def _submit(request: Request, services: Services, data: bytes) -> Response
         job = await asyncio.to_thread(job_of, data, limit)
     row = await services.jobs.submit(caller_of(request).project_id, job)
     request.scope["job_id"] = row.id  # for the log
-    view, headers = _accepted(request, row, await services.jobs.waiting_reason(row))
-    return render.json_response(view, 202, headers)
+    return idempotency.response_of(accepted(request, row, await services.jobs.waiting_reason(row)))
 
 
-def _accepted(
-    request: Request, row: Row[Any], waiting: WaitingReason | None
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The body and headers of a 202."""
+def accepted(request: Request, row: Row[Any], waiting: WaitingReason | None) -> Answer:
+    """202 with the new job."""
     view = render.job_view(row, waiting, request.scope["public_url"])
-    return view, {
-        "Location": view["status_url"],
-        "ETag": render.etag(row, waiting),
-        **render.retry_after(row),
-    }
+    headers = {"Location": view["status_url"], "ETag": render.etag(row, waiting), **render.retry_after(row)}
+    return Answer(202, headers, render.dumps(view))
 
 
 async def _submit_keyed(request: Request, services: Services, data: bytes) -> Response:
@@ -92,19 +86,19 @@ async def _submit_keyed(request: Request, services: Services, data: bytes) -> Re
     async def work() -> Answer:
         limit = text_limit(services.settings)
         job = await body.worked_on(len(data), checked, parsed, len(data), limit)
-        return await _store_keyed(request, claim, await services.jobs.draft(claim.project_id, job))
+        return await store_keyed(request, claim, await services.jobs.draft(claim.project_id, job))
 
     return await idempotency.answered(request, claim, work)
 
 
-async def _store_keyed(request: Request, claim: Claim, draft: Draft) -> Answer:
+async def store_keyed(request: Request, claim: Claim, draft: Draft) -> Answer:
+    """Stores a draft under the key, and with it the answer that the key gives from then on."""
     jobs = services_of(request).jobs
     in_queue = await jobs.queue_reason(draft.row["queue"])  # not in the transaction: it may have to ask
 
     def answer_of(row: Row[Any]) -> Answer:
         waiting = WaitingReason(row.waiting_reason) if row.waiting_reason else in_queue
-        view, headers = _accepted(request, row, waiting)
-        return Answer(202, headers, render.dumps(view))
+        return accepted(request, row, waiting)
 
     row, answer = await jobs.submit_keyed(draft, claim, answer_of)
     request.scope["job_id"] = row.id  # for the log
@@ -260,6 +254,19 @@ async def cancel(request: Request, job_id: JobId) -> Response:
             "cost_usd": cancelled.job.cost_usd,
         }
     )
+
+
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    summary="Delete a job",
+    responses=answers(401, 403, 404, 409, 503),
+)
+async def delete(request: Request, job_id: JobId) -> Response:
+    """Deletes a final job with its attempts, events and pictures; afterwards it is as if it had never been."""
+    found = request.scope["job_id"] = job_id_of(job_id)  # for the log, too
+    await services_of(request).jobs.delete(caller_of(request).project_id, found)
+    return Response(status_code=204)
 
 
 @router.get(

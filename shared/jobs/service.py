@@ -23,7 +23,7 @@ from shared.config import Settings
 from shared.db import Database, is_unavailable, within
 from shared.errors import BadRequest, Conflict, FieldError, NotFound, ValidationFailed, field_errors, shown
 from shared.idempotency.claim import Answer, AnswerOf, Claim
-from shared.jobs import queries
+from shared.jobs import queries, retention
 from shared.jobs.drafts import Draft, Keyed, KeyedSubmits, digests_of, store_with_images
 from shared.jobs.schemas import JobSubmit
 from shared.jobs.status import FINAL, State, WaitingReason
@@ -67,6 +67,8 @@ class JobService:
         self._wakeups = wakeups
         #: Beyond the statement timeout: only a server that hangs takes longer.
         self._patience = settings.database_statement_timeout + 1
+        days = settings.retention_days
+        self._keep_seconds = None if days is None else days * 24 * 3600
         self._submits: Coalescer[dict[str, Any], Row[Any]] = Coalescer(
             self._submit_batch, lanes=2, max_batch=200, is_shared_fault=is_unavailable
         )
@@ -84,7 +86,10 @@ class JobService:
         Raises:
             ValidationFailed: the kind, the model or the input is not allowed.
         """
-        draft = await self.draft(project_id, job)
+        return await self.store(await self.draft(project_id, job))
+
+    async def store(self, draft: Draft) -> Row[Any]:
+        """Stores a draft, then tells the workers."""
         if draft.images:
             stored = await within(self._patience, self._submit_with_images(draft))
         else:
@@ -93,15 +98,18 @@ class JobService:
         await self._tell(stored)
         return stored
 
-    async def draft(self, project_id: UUID, job: JobSubmit) -> Draft:
+    async def draft(self, project_id: UUID, job: JobSubmit, *, replay_of: UUID | None = None) -> Draft:
         """The job as it would be stored.
+
+        Args:
+            replay_of: the job that this one repeats.
 
         Raises:
             ValidationFailed: as ``submit`` does.
         """
         kind, model = resolve(job)
         accepted = await self._accept(kind, model, job.input)
-        return Draft(self._row(project_id, job, kind, model, accepted), accepted.images)
+        return Draft(self._row(project_id, job, kind, model, accepted, replay_of), accepted.images)
 
     async def submit_keyed(self, draft: Draft, claim: Claim, answer_of: AnswerOf) -> tuple[Row[Any], Answer]:
         """Stores a draft together with the answer under its idempotency key, then tells the workers.
@@ -178,6 +186,28 @@ class JobService:
         else:
             outcome = "cancelled" if row.state == State.CANCELLED else "already_final"
         return Cancelled(row, outcome, any(attempt.sent_at for attempt in attempts))
+
+    async def delete(self, project_id: UUID, job_id: UUID) -> None:
+        """Deletes a final job and all that belongs to it.
+
+        Raises:
+            NotFound: no such job in the project.
+            Conflict: it is not final.
+        """
+
+        async def write() -> None:
+            async with self._database.transaction() as db:
+                if await retention.delete(db, project_id, job_id):
+                    return
+                row = (await queries.get(db, [job_id])).get(job_id)
+                if row is None or row.project_id != project_id:
+                    raise not_found(job_id)
+                raise Conflict(
+                    f"The job is {row.state}; only a final one can be deleted. Cancel it first, and wait for its end.",
+                    code="job_not_final",
+                )
+
+        await within(self._patience, write())
 
     async def result(self, project_id: UUID, job_id: UUID) -> Row[Any]:
         """The row with ``kind`` and ``result`` of a succeeded job.
@@ -259,7 +289,13 @@ class JobService:
             raise ValidationFailed(f"The input is not possible with {model.alias}.", errors=errors) from None
 
     def _row(
-        self, project_id: UUID, job: JobSubmit, kind: Kind, model: ModelSpec, accepted: Accepted
+        self,
+        project_id: UUID,
+        job: JobSubmit,
+        kind: Kind,
+        model: ModelSpec,
+        accepted: Accepted,
+        replay_of: UUID | None,
     ) -> dict[str, Any]:
         return {
             "id": uuid7(),
@@ -275,6 +311,8 @@ class JobService:
             "on_unknown": job.on_unknown,
             "scheduled_at": job.scheduled_at,
             "expires_at": job.expires_at,
+            "replay_of": replay_of,
+            "keep_seconds": job.keep_for or self._keep_seconds,
         }
 
     async def _submit_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
