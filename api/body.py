@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request
@@ -20,6 +21,8 @@ from shared.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
+
+Result = TypeVar("Result")
 
 #: A client that sends without waiting reads no answer before it has sent: this much more is read and
 #: thrown away so that it gets to see the 413.
@@ -96,6 +99,13 @@ def _require_json(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         raise UnsupportedMediaType(f"Send the body uncompressed, not as {encoding[:40]}.")
+
+
+async def worked_on(size: int, function: Callable[..., Result], *arguments: Any) -> Result:
+    """The function's result; for a body of more than ``INLINE_BYTES`` it runs on a thread."""
+    if size > INLINE_BYTES:
+        return await asyncio.to_thread(function, *arguments)
+    return function(*arguments)
 
 
 async def _collect(request: Request, limit: int, room: Room) -> bytes:

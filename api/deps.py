@@ -19,6 +19,7 @@ from shared.access.service import Authenticator, Caller
 from shared.config import Settings
 from shared.db import Database
 from shared.errors import FieldError, Forbidden, Unauthenticated, ValidationFailed
+from shared.idempotency.service import IdempotencyService
 from shared.jobs.service import JobService
 from shared.queue import Doorbell
 from shared.wakeups import Wakeups
@@ -40,6 +41,7 @@ class Services:
     doorbell: Doorbell
     wakeups: Wakeups
     jobs: JobService
+    idempotency: IdempotencyService
     authenticator: Authenticator
     readiness: Readiness
     #: Taken by whoever works on a large body: each costs several times its size in memory.
@@ -58,6 +60,7 @@ class Services:
             doorbell=doorbell,
             wakeups=wakeups,
             jobs=jobs,
+            idempotency=IdempotencyService(database, settings),
             authenticator=Authenticator(database),
             readiness=Readiness(settings, wakeups, database),
             large_bodies=asyncio.Semaphore(_LARGE_BODIES),

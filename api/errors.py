@@ -45,6 +45,10 @@ CODES: dict[str, tuple[int, str]] = {
     "bad_request": (400, "The request could not be read; `detail` says why."),
     "invalid_json": (400, "The body is not JSON; `detail` names line and column."),
     "invalid_cursor": (400, "Start again without `cursor`, then use `next_cursor` as it was given."),
+    "invalid_idempotency_key": (
+        400,
+        "Send one `Idempotency-Key` of 1 to 255 visible ASCII characters, bare or in double quotes.",
+    ),
     "unauthenticated": (401, "Send `Authorization: Bearer <API key>`."),
     "invalid_api_key": (401, "The key is malformed or unknown. Make one with `scripts/keys create`."),
     "revoked_api_key": (401, "The key was revoked. Make another one."),
@@ -60,9 +64,14 @@ CODES: dict[str, tuple[int, str]] = {
     "request_timeout": (408, "Send the body faster, or again."),
     "conflict": (409, "The state of the thing forbids it; `detail` says which."),
     "job_not_finished": (409, "There is no result yet: poll the job until its state is final."),
+    "job_not_final": (409, "Only a final job can be deleted: cancel it, and wait until its state is final."),
     "job_failed": (409, "There is no result: the job failed, and its `error` says why."),
     "job_cancelled": (409, "There is no result: the job was cancelled."),
     "job_expired": (409, "There is no result: nobody started the job before its `expires_at`."),
+    "idempotency_key_in_use": (
+        409,
+        "The first request with this `Idempotency-Key` is still under way. Send it again after `Retry-After` seconds.",
+    ),
     "gone": (410, "It existed and was removed."),
     "payload_too_large": (413, "Send less; `detail` names the limit."),
     "unsupported_media_type": (415, "Send `Content-Type: application/json`, uncompressed, in UTF-8."),
@@ -70,6 +79,10 @@ CODES: dict[str, tuple[int, str]] = {
     "validation_failed": (422, "Something in the request is not allowed; `errors` names each field."),
     "unknown_kind": (422, "No such kind of job; `errors` lists those that exist."),
     "unknown_model": (422, "No such model for this kind; `errors` lists those that exist."),
+    "idempotency_key_reused": (
+        422,
+        "The `Idempotency-Key` came with another request before. Use a new key for a new request.",
+    ),
     "unknown_parameter": (
         422,
         "The query has a parameter that does not exist here; `errors` lists those that do.",

@@ -87,6 +87,19 @@ JOB_HEADERS = {
         "Seconds to wait before the next poll; absent once the state is final.", "integer"
     ),
 }
+ACCEPTED_HEADERS = {
+    **JOB_HEADERS,
+    "Location": _header("Where the job is: its `status_url`."),
+    "Idempotent-Replayed": _header("`true` where the `Idempotency-Key` came before: nothing new was made."),
+}
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A name of your choice for this request, such as a UUID: 1 to 255 visible ASCII characters, bare or in "
+    "double quotes (RFC 9651). Sent again with the same body within 7 days, it is answered as the first time.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
+}
 GET_PARAMETERS = [
     {
         "name": "job_id",
@@ -143,6 +156,23 @@ SUBMIT_BODY = {
 }
 
 
+REPLAY_BODY = {
+    "required": False,
+    "content": {
+        "application/json": {
+            "schema": {"$ref": "#/components/schemas/JobReplay"},
+            "examples": {
+                "same": {"summary": "As it was", "value": {}},
+                "changed": {
+                    "summary": "With another seed, and at once",
+                    "value": {"input": {"seed": 7}, "priority": "interactive"},
+                },
+            },
+        }
+    },
+}
+
+
 def document(app: FastAPI) -> dict[str, Any]:
     """The whole OpenAPI document; made once."""
     if app.openapi_schema:
@@ -182,4 +212,22 @@ def _schemas() -> dict[str, Any]:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         found |= schema.pop("$defs", {})
         found[model.__name__] = schema
+    found["JobReplay"] = _replay(found["JobSubmit"])
     return found
+
+
+def _replay(submit: dict[str, Any]) -> dict[str, Any]:
+    """A merge patch of a submit: all may be left out, and null takes a field back to its default."""
+    fields: dict[str, dict[str, Any]] = {
+        name: {"description": field.get("description", ""), "anyOf": [field, {"type": "null"}]}
+        for name, field in submit["properties"].items()
+    }
+    fields["input"] = {"type": "object", "description": "A merge patch of the source's input."}
+    fields["kind"] = {"type": "string", "description": "The source's; better left out."}
+    return {
+        "title": "JobReplay",
+        "description": "What a replay changes: a JSON merge patch (RFC 7396) of the source's submit.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": fields,
+    }

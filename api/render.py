@@ -79,6 +79,8 @@ def job_view(row: JobRow, waiting: WaitingReason | None, public_url: str) -> dic
         "cost_usd": row.cost_usd,
         "error": row.error,
         "warnings": row.warnings,
+        "replay_of": row.replay_of,
+        "keep_for": row.keep_seconds,
         "status_url": url,
         "result_url": f"{url}/result",
         "cancel_url": f"{url}/cancel",

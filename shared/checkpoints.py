@@ -9,7 +9,8 @@ the point takes the order by moving it into ``taken/`` (one order, one process) 
 
 An order whose SERIAL is ``always`` stays, for jobs that meet it every time. The points:
 
-    API      inserting (before the commit)  committed (before the message is sent)
+    API      inserting (before the statement)  inserted (before the commit, under a key)
+             committed (before the message is sent)
     worker   popped (before the claim)  claimed  sent (noted, before the call)  answered (before the record)
              artifacts (written, before the ending)  recorded
 """

@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     retry_cap_seconds: Annotated[float, Field(gt=0)] = 300
     #: A queued job whose message was not taken for this long is published again.
     republish_after_seconds: Annotated[float, Field(gt=0)] = 15
+    #: How long a job is kept once it is final, unless it says so itself (keep_for); None means for ever.
+    retention_days: Annotated[float | None, Field(gt=0, le=3650)] = None
 
     # What holds back a model's calls, across all workers.
     #: Limits by model: "nano-banana-pro=rpm:60,in_flight:8; gemini-flash=rpm:600".

@@ -24,10 +24,13 @@ async def write(db: AsyncConnection, artifact_id: UUID, project_id: UUID, data: 
 
 
 async def read_all(db: AsyncConnection, artifact_id: UUID) -> bytes:
+    """Raises: LookupError: they are no longer there."""
     cursor = await _cursor(db, binary=True)
     await cursor.execute("SELECT data FROM artifact_bytes WHERE artifact_id = %s", (artifact_id,))
-    (data,) = await cursor.fetchone()
-    return bytes(data)
+    row = await cursor.fetchone()
+    if row is None:
+        raise LookupError(f"artifact {artifact_id} has no bytes")
+    return bytes(row[0])
 
 
 async def read_slices(database: Database, artifact_id: UUID, start: int, stop: int) -> AsyncIterator[bytes]:

@@ -33,6 +33,7 @@ SCHEDULE: dict[str, float] = {
     "expire": 2.0,
     "tend_gates": 5.0,
     "forget_workers": 600.0,
+    "prune": 2.0,
 }
 #: A pass that takes longer is given up; the next one goes on where it stopped.
 _PASS_TIMEOUT = 60.0
@@ -135,6 +136,7 @@ class Running:
             "expire": maintenance.expire,
             "tend_gates": maintenance.tend_gates,
             "forget_workers": maintenance.forget_workers,
+            "prune": maintenance.prune,
         }
 
     async def _timed(self, name: str) -> int:

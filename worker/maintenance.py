@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, text
 
+from shared.artifacts import queries as artifacts
 from shared.config import Settings
 from shared.db import Database
 from shared.gates import queries as gates
-from shared.jobs import claims, outcomes, queries
+from shared.idempotency import queries as idempotency
+from shared.idempotency.claim import KEPT_SECONDS
+from shared.jobs import claims, outcomes, queries, retention
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.queue import Doorbell
 
@@ -33,6 +37,11 @@ _FORGET_WORKERS = text("""
     )
     DELETE FROM workers USING gone WHERE workers.name = gone.name
 """)
+#: Rows that one transaction deletes at most: it is over in some hundredths of a second.
+_PRUNE_BATCH = 200
+_PRUNE_PICTURES = 20
+#: A pass of pruning begins no further batch after so long: beat has other things to do.
+_PRUNE_SECONDS = 0.3
 
 
 class Maintenance:
@@ -123,6 +132,41 @@ class Maintenance:
             total += expired
             if expired < _BATCH:
                 return total
+
+    async def prune(self) -> int:
+        """Deletes jobs and idempotency keys that were kept for their time; what one pass leaves, the next one takes."""
+        end = time.monotonic() + _PRUNE_SECONDS
+        await self._prune_keys(end)
+        return await self._prune_jobs(end)
+
+    async def _prune_keys(self, end: float) -> None:
+        while True:
+            async with self._database.transaction() as db:
+                done = await idempotency.prune(db, after=KEPT_SECONDS, limit=_PRUNE_BATCH)
+            if done < _PRUNE_BATCH or time.monotonic() > end:
+                return
+
+    async def _prune_jobs(self, end: float) -> int:
+        total = 0
+        while True:
+            async with self._database.transaction() as db:
+                due = await retention.due(db, limit=_PRUNE_BATCH)
+            if not due or not await self._prune_bytes(due, end):
+                return total
+            async with self._database.transaction() as db:
+                total += await retention.prune(db, due)
+            if len(due) < _PRUNE_BATCH or time.monotonic() > end:
+                return total
+
+    async def _prune_bytes(self, jobs: list[UUID], end: float) -> bool:
+        """Whether none are left. Apart from their jobs: a large picture is thousands of rows to delete."""
+        while True:
+            async with self._database.transaction() as db:
+                done = await artifacts.delete_bytes(db, jobs, limit=_PRUNE_PICTURES)
+            if done < _PRUNE_PICTURES:
+                return True
+            if time.monotonic() > end:
+                return False
 
     async def _ring(self, jobs: list[tuple[UUID, str]]) -> int:
         unsent = await self._doorbell.ring(jobs)

@@ -11,13 +11,23 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from api import body, conditional, render
+from api import body, conditional, idempotency, render
 from api.deps import ProjectRoute, Services, caller_of, services_of, uuid_of
-from api.openapi import GET_PARAMETERS, JOB_HEADERS, SUBMIT_BODY, answers
+from api.openapi import (
+    ACCEPTED_HEADERS,
+    GET_PARAMETERS,
+    IDEMPOTENCY_KEY,
+    JOB_HEADERS,
+    SUBMIT_BODY,
+    answers,
+)
 from shared.config import Settings
 from shared.errors import FieldError, NotFound, PayloadTooLarge, ValidationFailed, field_errors
+from shared.idempotency.claim import Answer, Claim
+from shared.jobs.drafts import Draft
+from shared.jobs.queries import JobRow
 from shared.jobs.schemas import CancelReceipt, JobDetail, JobPage, JobResult, JobSubmit, JobView
-from shared.jobs.status import State
+from shared.jobs.status import State, WaitingReason
 from shared.kinds import KINDS
 from shared.providers.catalog import catalog
 
@@ -31,21 +41,23 @@ JobId = Annotated[str, Path(description="The job's id.", json_schema_extra={"for
     status_code=202,
     response_model=JobView,
     summary="Submit a job",
-    responses=answers(400, 401, 403, 408, 413, 415, 422, 503, success={202: JOB_HEADERS}),
-    openapi_extra={"requestBody": SUBMIT_BODY},
+    responses=answers(400, 401, 403, 408, 409, 413, 415, 422, 503, success={202: ACCEPTED_HEADERS}),
+    openapi_extra={"requestBody": SUBMIT_BODY, "parameters": [IDEMPOTENCY_KEY]},
 )
 async def submit(request: Request) -> Response:
     """Stores the job durably and answers at once; a worker runs it. Then poll `status_url`.
 
-    A broker that is away fails nothing: the job is kept and its workers are told later.
+    A broker that is away fails nothing: the job is kept and its workers are told later. Send an `Idempotency-Key`
+    and repeat the request until it is answered: there will be one job, and each repetition gets the same answer.
     """
     services = services_of(request)
     async with services.body_bytes.room() as room:
         data = await body.read(request, services.settings.max_body_bytes, room)
+        run = _submit_keyed if idempotency.is_keyed(request) else _submit
         if len(data) < body.LARGE_BYTES:
-            return await _submit(request, services, data)
+            return await run(request, services, data)
         async with services.large_bodies:
-            return await _submit(request, services, data)
+            return await run(request, services, data)
 
 
 async def _submit(request: Request, services: Services, data: bytes) -> Response:
@@ -56,10 +68,41 @@ async def _submit(request: Request, services: Services, data: bytes) -> Response
         job = await asyncio.to_thread(job_of, data, limit)
     row = await services.jobs.submit(caller_of(request).project_id, job)
     request.scope["job_id"] = row.id  # for the log
-    waiting = await services.jobs.waiting_reason(row)
+    return idempotency.response_of(accepted(request, row, await services.jobs.waiting_reason(row)))
+
+
+def accepted(request: Request, row: JobRow, waiting: WaitingReason | None) -> Answer:
+    """202 with the new job."""
     view = render.job_view(row, waiting, request.scope["public_url"])
     headers = {"Location": view["status_url"], "ETag": render.etag(row, waiting), **render.retry_after(row)}
-    return render.JsonResponse(view, 202, headers)
+    return Answer(202, headers, render.dumps(view))
+
+
+async def _submit_keyed(request: Request, services: Services, data: bytes) -> Response:
+    """A submit that may have come before. What is not allowed leaves its key free."""
+    parsed = await body.worked_on(len(data), body.parse, data)
+    claim = await body.worked_on(len(data), idempotency.claim_of, request, data, parsed)
+
+    async def work() -> Answer:
+        limit = text_limit(services.settings)
+        job = await body.worked_on(len(data), checked, parsed, len(data), limit)
+        return await store_keyed(request, claim, await services.jobs.draft(claim.project_id, job))
+
+    return await idempotency.answered(request, claim, work)
+
+
+async def store_keyed(request: Request, claim: Claim, draft: Draft) -> Answer:
+    """Stores a draft under the key, and with it the answer that the key gives from then on."""
+    jobs = services_of(request).jobs
+    in_queue = await jobs.queue_reason(draft.row["queue"])  # not in the transaction: it may have to ask
+
+    def answer_of(row: JobRow) -> Answer:
+        waiting = WaitingReason(row.waiting_reason) if row.waiting_reason else in_queue
+        return accepted(request, row, waiting)
+
+    row, answer = await jobs.submit_keyed(draft, claim, answer_of)
+    request.scope["job_id"] = row.id  # for the log
+    return answer
 
 
 def text_limit(settings: Settings) -> int:
@@ -78,8 +121,12 @@ def job_of(data: bytes, limit: int) -> JobSubmit:
         PayloadTooLarge: it is over the limit.
         ValidationFailed: something in it is not allowed.
     """
-    parsed = body.parse(data)
-    if len(data) > limit and not _has_pictures(parsed):
+    return checked(body.parse(data), len(data), limit)
+
+
+def checked(parsed: Any, size: int, limit: int) -> JobSubmit:
+    """The job that a parsed body of this size asks for; see ``job_of``."""
+    if size > limit and not _has_pictures(parsed):
         raise PayloadTooLarge(f"The body is over the limit of {limit:,} bytes for a job without pictures.")
     try:
         return JobSubmit.model_validate(parsed)
@@ -207,6 +254,19 @@ async def cancel(request: Request, job_id: JobId) -> Response:
             "cost_usd": cancelled.job.cost_usd,
         }
     )
+
+
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    summary="Delete a job",
+    responses=answers(401, 403, 404, 409, 503),
+)
+async def delete(request: Request, job_id: JobId) -> Response:
+    """Deletes a final job with its attempts, events and pictures; afterwards it is as if it had never been."""
+    found = request.scope["job_id"] = job_id_of(job_id)  # for the log, too
+    await services_of(request).jobs.delete(caller_of(request).project_id, found)
+    return Response(status_code=204)
 
 
 @router.get(

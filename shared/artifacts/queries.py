@@ -18,7 +18,14 @@ _INSERT = text("""
 """)
 _FIND = text("SELECT * FROM artifacts WHERE id = :id AND project_id = :project_id")
 _INPUTS = text("""
-    SELECT id, media_type, width, height FROM artifacts WHERE job_id = :job_id AND role = 'input' ORDER BY position
+    SELECT id, media_type, byte_size, width, height FROM artifacts WHERE job_id = :job_id AND role = 'input' ORDER BY position
+""")
+_DELETE_BYTES = text("""
+    WITH b AS (
+        SELECT b.artifact_id FROM artifacts a JOIN artifact_bytes b ON b.artifact_id = a.id
+        WHERE a.job_id = ANY(CAST(:jobs AS uuid[])) ORDER BY b.artifact_id LIMIT :limit FOR UPDATE OF b SKIP LOCKED
+    )
+    DELETE FROM artifact_bytes USING b WHERE artifact_bytes.artifact_id = b.artifact_id
 """)
 
 
@@ -57,6 +64,11 @@ async def insert(
 
 async def find(db: AsyncConnection, project_id: UUID, artifact_id: UUID) -> Row[Any] | None:
     return (await db.execute(_FIND, {"id": artifact_id, "project_id": project_id})).one_or_none()
+
+
+async def delete_bytes(db: AsyncConnection, jobs: Sequence[UUID], *, limit: int) -> int:
+    """Deletes the bytes of so many pictures of these jobs; answers of how many. What a picture was stays known."""
+    return int((await db.execute(_DELETE_BYTES, {"jobs": list(jobs), "limit": limit})).rowcount)
 
 
 async def inputs(db: AsyncConnection, job_id: UUID) -> Sequence[Row[Any]]:

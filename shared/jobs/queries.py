@@ -25,7 +25,7 @@ VIEW = """
     j.id, j.project_id, j.kind, j.model, j.priority, j.queue, j.warnings, j.state, j.version, j.attempt,
     j.snoozes, j.max_attempts, j.timeout_seconds, j.on_unknown, j.created_at, j.scheduled_at, j.started_at,
     j.finished_at, j.expires_at, j.cancel_requested_at, j.error, j.provider, j.upstream_model,
-    j.model_version, j.usage, j.cost_usd,
+    j.model_version, j.usage, j.cost_usd, j.replay_of, j.keep_seconds,
     CASE WHEN j.state = 'queued' AND (j.scheduled_at > now() OR j.published_at IS NULL)
          THEN j.waiting_reason END AS waiting_reason,
     CASE WHEN j.state = 'queued' AND j.scheduled_at > now() THEN j.scheduled_at END AS waiting_until
@@ -56,6 +56,8 @@ class NewJob(NamedTuple):
     expires_at: datetime | None
     waiting_reason: str | None
     waiting_until: datetime | None
+    replay_of: UUID | None = None
+    keep_seconds: float | None = None
     state: str = "queued"
     version: int = 1
     attempt: int = 0
@@ -84,12 +86,13 @@ _SUBMIT = text("""
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
             id uuid, project_id uuid, kind text, model text, priority text, queue text, input jsonb,
             warnings jsonb, max_attempts smallint, timeout_seconds float8, on_unknown text,
-            scheduled_at timestamptz, expires_at timestamptz)
+            scheduled_at timestamptz, expires_at timestamptz, replay_of uuid, keep_seconds float8)
     ), j AS (
         INSERT INTO jobs (id, project_id, kind, model, priority, queue, input, warnings, max_attempts,
-                          timeout_seconds, on_unknown, scheduled_at, expires_at, published_at, waiting_reason)
+                          timeout_seconds, on_unknown, scheduled_at, expires_at, replay_of, keep_seconds, published_at,
+                          waiting_reason)
         SELECT id, project_id, kind, model, priority, queue, input, warnings, max_attempts, timeout_seconds,
-               on_unknown, coalesce(scheduled_at, now()), expires_at,
+               on_unknown, coalesce(scheduled_at, now()), expires_at, replay_of, keep_seconds,
                CASE WHEN scheduled_at > now() THEN NULL ELSE now() END,
                CASE WHEN scheduled_at > now() THEN 'scheduled' END
         FROM row
@@ -373,6 +376,8 @@ def _new_job(row: dict[str, Any], now: datetime, *, later: bool) -> NewJob:
         created_at=now,
         scheduled_at=at,
         expires_at=row["expires_at"],
+        replay_of=row.get("replay_of"),
+        keep_seconds=row.get("keep_seconds"),
         waiting_reason="scheduled" if later else None,
         waiting_until=at if later else None,
     )

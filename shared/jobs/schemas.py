@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -50,6 +51,40 @@ def _to_come(moment: datetime) -> datetime:
     return moment
 
 
+_DURATION = re.compile(
+    r"P(?=\d|T\d)(?:(\d{1,9})W)?(?:(\d{1,9})D)?(?:T(?=\d)(?:(\d{1,9})H)?(?:(\d{1,9})M)?(?:(\d{1,9})S)?)?",
+    re.ASCII,
+)
+#: Seconds in a week, a day, an hour, a minute, a second.
+_UNITS = (604_800, 86_400, 3600, 60, 1)
+_SHORTEST_KEEP, _LONGEST_KEEP = 60, 3650 * 24 * 3600
+
+
+def _seconds(value: Any) -> Any:
+    """Years and months are refused: they have no length."""
+    if not isinstance(value, str):
+        return value
+    found = _DURATION.fullmatch(value)
+    if found is None:
+        raise ValueError(
+            "must be seconds, or a duration as in ISO 8601 of weeks to seconds, such as P7D or PT12H"
+        )
+    return sum(int(number or 0) * unit for number, unit in zip(found.groups(), _UNITS, strict=True))
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=_SHORTEST_KEEP, le=_LONGEST_KEEP),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": _SHORTEST_KEEP, "maximum": _LONGEST_KEEP},
+                {"type": "string", "format": "duration"},
+            ]
+        }
+    ),
+]
 Moment = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_plausible), BeforeValidator(_rfc3339)]
 
 
@@ -85,6 +120,15 @@ class JobSubmit(BaseModel):
         Annotated[Moment, AfterValidator(_to_come)] | None,
         Field(
             description="Still waiting by then, for its start or for a retry, the job expires; a time to come."
+        ),
+    ] = None
+
+    keep_for: Annotated[
+        Duration | None,
+        Field(
+            description="How long the job is kept once it is final: seconds, or a duration such as `P7D`; then it is "
+            "deleted with its pictures. Left out, as long as the server keeps jobs.",
+            examples=["P7D"],
         ),
     ] = None
 
@@ -148,6 +192,11 @@ class JobView(BaseModel):
     cost_usd: Annotated[Decimal, Field(description="Of all attempts; lost answers count with an estimate.")]
     error: JobProblem | None
     warnings: list[JobWarning]
+    replay_of: Annotated[UUID | None, Field(description="The job that this one repeats; it may be gone.")]
+    keep_for: Annotated[
+        float | None,
+        Field(description="Seconds for which it is kept once it is final; null means for ever."),
+    ]
     status_url: Annotated[
         str, Field(description="A path on this server, or a whole address where PUBLIC_URL is set.")
     ]

@@ -17,13 +17,14 @@ from pydantic import ValidationError
 from sqlalchemy import Row, text
 from uuid_utils.compat import uuid7
 
-from shared.artifacts import queries as artifacts
 from shared.checkpoints import checkpoint
 from shared.coalesce import Coalescer, SingleFlight
 from shared.config import Settings
 from shared.db import Database, is_unavailable, within
 from shared.errors import BadRequest, Conflict, FieldError, NotFound, ValidationFailed, field_errors, shown
-from shared.jobs import queries
+from shared.idempotency.claim import Answer, AnswerOf, Claim
+from shared.jobs import queries, retention
+from shared.jobs.drafts import Draft, Keyed, KeyedSubmits, digests_of, store_with_images
 from shared.jobs.queries import JobRow, NewJob
 from shared.jobs.schemas import JobSubmit
 from shared.jobs.status import FINAL, State, WaitingReason
@@ -67,9 +68,12 @@ class JobService:
         self._wakeups = wakeups
         #: Beyond the statement timeout: only a server that hangs takes longer.
         patience = self._patience = settings.database_statement_timeout + 1
+        days = settings.retention_days
+        self._keep_seconds = None if days is None else days * 24 * 3600
         self._submits: Coalescer[dict[str, Any], NewJob] = Coalescer(
             self._submit_batch, lanes=2, max_batch=200, is_shared_fault=is_unavailable, patience=patience
         )
+        self._keyed_submits = KeyedSubmits(database, self._patience)
         self._gets: Coalescer[UUID, Row[Any] | None] = Coalescer(
             self._get_batch, lanes=2, max_batch=500, is_shared_fault=is_unavailable, patience=patience
         )
@@ -82,14 +86,38 @@ class JobService:
         Raises:
             ValidationFailed: the kind, the model or the input is not allowed.
         """
+        return await self.store(await self.draft(project_id, job))
+
+    async def store(self, draft: Draft) -> NewJob:
+        """Stores a draft, then tells the workers."""
+        if not draft.images:
+            return await self._submits(draft.row)
+        stored = await within(self._patience, self._submit_with_images(draft))
+        await self._publish([stored])
+        return stored
+
+    async def draft(self, project_id: UUID, job: JobSubmit, *, replay_of: UUID | None = None) -> Draft:
+        """The job as it would be stored.
+
+        Args:
+            replay_of: the job that this one repeats.
+
+        Raises:
+            ValidationFailed: as ``submit`` does.
+        """
         kind, model = resolve(job)
         accepted = await self._accept(kind, model, job.input)
-        row = self._row(project_id, job, kind, model, accepted)
-        if accepted.images:
-            stored = await within(self._patience, self._submit_with_images(row, accepted))
-            await self._publish([stored])
-            return stored
-        return await self._submits(row)
+        return Draft(self._row(project_id, job, kind, model, accepted, replay_of), accepted.images)
+
+    async def submit_keyed(self, draft: Draft, claim: Claim, answer_of: AnswerOf) -> tuple[NewJob, Answer]:
+        """Stores a draft together with the answer under its idempotency key, then tells the workers.
+
+        Raises:
+            KeyTaken: the key has an answer already; nothing was stored.
+        """
+        stored, answer = await self._keyed_submits(Keyed(draft, claim, answer_of))
+        await self._publish([stored])
+        return stored, answer
 
     async def get(self, project_id: UUID, job_id: UUID) -> Row[Any]:
         """Raises: NotFound."""
@@ -156,6 +184,28 @@ class JobService:
             outcome = "cancelled" if row.state == State.CANCELLED else "already_final"
         return Cancelled(row, outcome, any(attempt.sent_at for attempt in attempts))
 
+    async def delete(self, project_id: UUID, job_id: UUID) -> None:
+        """Deletes a final job and all that belongs to it.
+
+        Raises:
+            NotFound: no such job in the project.
+            Conflict: it is not final.
+        """
+
+        async def write() -> None:
+            async with self._database.transaction() as db:
+                if await retention.delete(db, project_id, job_id):
+                    return
+                row = (await queries.get(db, [job_id])).get(job_id)
+                if row is None or row.project_id != project_id:
+                    raise not_found(job_id)
+                raise Conflict(
+                    f"The job is {row.state}; only a final one can be deleted. Cancel it first, and wait for its end.",
+                    code="job_not_final",
+                )
+
+        await within(self._patience, write())
+
     async def result(self, project_id: UUID, job_id: UUID) -> Row[Any]:
         """The row with ``kind`` and ``result`` of a succeeded job.
 
@@ -192,8 +242,12 @@ class JobService:
             return None
         if row.waiting_reason:
             return WaitingReason(row.waiting_reason)
+        return await self.queue_reason(row.queue)
+
+    async def queue_reason(self, queue: str) -> WaitingReason:
+        """Why a job that nothing holds back waits in this queue; see ``waiting_reason``."""
         try:
-            served = row.queue in await self.live_queues()
+            served = queue in await self.live_queues()
         except Exception as error:
             if not is_unavailable(error):
                 raise
@@ -232,7 +286,13 @@ class JobService:
             raise ValidationFailed(f"The input is not possible with {model.alias}.", errors=errors) from None
 
     def _row(
-        self, project_id: UUID, job: JobSubmit, kind: Kind, model: ModelSpec, accepted: Accepted
+        self,
+        project_id: UUID,
+        job: JobSubmit,
+        kind: Kind,
+        model: ModelSpec,
+        accepted: Accepted,
+        replay_of: UUID | None,
     ) -> dict[str, Any]:
         return {
             "id": uuid7(),
@@ -248,6 +308,8 @@ class JobService:
             "on_unknown": job.on_unknown,
             "scheduled_at": job.scheduled_at,
             "expires_at": job.expires_at,
+            "replay_of": replay_of,
+            "keep_seconds": job.keep_for or self._keep_seconds,
         }
 
     async def _submit_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[NewJob]:
@@ -266,27 +328,10 @@ class JobService:
         if unsent:
             await self._note_unpublished(unsent)
 
-    async def _submit_with_images(self, row: dict[str, Any], accepted: Accepted) -> NewJob:
-        digests = await asyncio.to_thread(
-            lambda: [artifacts.digest_of(image.data) for image in accepted.images]
-        )
+    async def _submit_with_images(self, draft: Draft) -> NewJob:
+        digests = await digests_of(draft)
         async with self._database.transaction() as db:
-            stored = (await queries.submit(db, [row]))[row["id"]]
-            for position, (image, digest) in enumerate(zip(accepted.images, digests, strict=True)):
-                await artifacts.insert(
-                    db,
-                    artifact_id=uuid7(),
-                    project_id=row["project_id"],
-                    job_id=row["id"],
-                    role="input",
-                    position=position,
-                    media_type=image.media_type,
-                    data=image.data,
-                    digest=digest,
-                    width=image.width,
-                    height=image.height,
-                )
-        return stored
+            return await store_with_images(db, draft, digests)
 
     async def _get_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
         found = await queries.get(self._database.direct, ids)

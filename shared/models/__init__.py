@@ -4,6 +4,7 @@ from shared.models.access import ApiKey, Project
 from shared.models.artifacts import Artifact, ArtifactBytes
 from shared.models.base import Base
 from shared.models.gates import ModelGate
+from shared.models.idempotency import IdempotencyKey
 from shared.models.jobs import Attempt, Job, JobEvent
 from shared.models.workers import Worker
 
@@ -13,6 +14,7 @@ __all__ = [
     "ArtifactBytes",
     "Attempt",
     "Base",
+    "IdempotencyKey",
     "Job",
     "JobEvent",
     "ModelGate",

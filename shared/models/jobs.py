@@ -70,6 +70,7 @@ class Job(Base):
         CheckConstraint("max_attempts BETWEEN 1 AND 20", name="max_attempts_range"),
         CheckConstraint("attempt - snoozes <= max_attempts", name="attempts_within_max"),
         CheckConstraint("timeout_seconds > 0", name="timeout_positive"),
+        CheckConstraint("keep_seconds > 0", name="keep_positive"),
         CheckConstraint("cost_usd >= 0", name="cost_not_negative"),
         Index("ix_jobs_project_newest", "project_id", desc("created_at"), desc("id")),
         Index(
@@ -85,6 +86,12 @@ class Job(Base):
             "ix_jobs_expiring",
             "expires_at",
             postgresql_where=text("state = 'queued' AND expires_at IS NOT NULL"),
+        ),
+        # Not a column, so that no transition needs to know of it.
+        Index(
+            "ix_jobs_kept_until",
+            text("((finished_at AT TIME ZONE 'UTC'::text) + make_interval(secs => keep_seconds))"),
+            postgresql_where=text("finished_at IS NOT NULL AND keep_seconds IS NOT NULL"),
         ),
         Index("ix_jobs_running", "id", postgresql_where=text("state = 'running'")),
     )
@@ -110,6 +117,11 @@ class Job(Base):
     #: How long one attempt may take.
     timeout_seconds: Mapped[float] = mapped_column(Double)
     on_unknown: Mapped[str] = mapped_column(Text, server_default="retry")
+
+    #: The job that this one repeats; it may be gone.
+    replay_of: Mapped[UUID | None]
+    #: How long it is kept once it is final; None means for ever.
+    keep_seconds: Mapped[float | None] = mapped_column(Double)
 
     created_at: Mapped[CreatedAt]
     #: Not before this.

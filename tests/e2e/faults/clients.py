@@ -81,9 +81,13 @@ class Clients:
         work = [self._pool.submit(self._submit_one, job, {}) for _ in range(count)]
         return [job_id for job_id in (each.result() for each in work) if job_id is not None]
 
-    def submit_with(self, headers: dict[str, str], **job: Any) -> str | None:
-        """Submits one job with further headers; None where it was not accepted (the answer is in ``answers``)."""
-        return self._submit_one(job, headers)
+    def submit_with(self, headers: dict[str, str], *, number: int, **job: Any) -> str | None:
+        """Submits one job with further headers; None where it was not accepted (the answer is in ``answers``).
+
+        Args:
+            number: as for ``body``; with the same one the body is the same.
+        """
+        return self._submit_one(job, headers, number)
 
     def pour(self, count: int, *, over: float, **job: Any) -> Future[list[str]]:
         """Submits in the background, spread at random over so many seconds; its result is the ids accepted."""
@@ -129,8 +133,11 @@ class Clients:
         with self._lock:
             return [each for each in self.answers if each.method == method and each.path == path]
 
-    def _submit_one(self, job: dict[str, Any], headers: dict[str, str]) -> str | None:
-        number = next(self._serial)
+    def _submit_one(
+        self, job: dict[str, Any], headers: dict[str, str], number: int | None = None
+    ) -> str | None:
+        if number is None:
+            number = next(self._serial)
         view = self._json(
             self.request("POST", "/api/v1/jobs", json=body(number, **job), headers=headers), 202
         )

@@ -31,25 +31,53 @@ def test_between_commit_and_publish(new_stack: NewStack) -> None:
 
 @pytest.mark.fault(16, "API killed before the commit, the client tries again")
 def test_before_the_commit(new_stack: NewStack) -> None:
-    """Nothing is stored, so the client's second try makes the one job.
-
-    The Idempotency-Key that the client sends along has no effect yet. Until it has one, a client whose submit was
-    stored and whose 202 was lost (fault 15) cannot know it, and its second try makes a second job. What is proved here
-    is the half that holds without it: a submit that dies before its commit leaves nothing behind.
-    """
+    """Nothing is stored, neither job nor key, so the client's second try makes the one job."""
     stack = new_stack(workers=1)
     others = stack.clients.submit(20, seconds=0.3)
     for number in range(1, 4):
         headers = {"Idempotency-Key": f"order-{number}"}
-        stack.orders.kill("inserting")
-        assert stack.clients.submit_with(headers, seconds=0.1) is None
+        stack.orders.kill("inserted")
+        assert stack.clients.submit_with(headers, number=number, seconds=0.1) is None
         stack.mark()
         _await_return(stack, number)
         assert sum(stack.states().values()) == len(others) + number - 1
-        assert stack.clients.submit_with(headers, seconds=0.1) is not None
+        job = stack.clients.submit_with(headers, number=number, seconds=0.1)
+        assert job is not None
+        assert not _last_is_replayed(stack)
+        assert stack.clients.submit_with(headers, number=number, seconds=0.1) == job
+        assert _last_is_replayed(stack)
     stack.settle(30)
     assert stack.outcomes() == {"succeeded": 23}
     stack.verify(calls=23)
+
+
+@pytest.mark.fault(16, "API killed between commit and answer, the client tries again")
+def test_between_commit_and_answer(new_stack: NewStack) -> None:
+    """The job is stored and its 202 never came; with its key the second try gets that 202, and no second job."""
+    stack = new_stack(workers=1)
+    others = stack.clients.submit(20, seconds=0.3)
+    jobs = set()
+    for number in range(1, 4):
+        headers = {"Idempotency-Key": f"order-{number}"}
+        stack.orders.kill("committed")
+        assert stack.clients.submit_with(headers, number=number, seconds=0.1) is None
+        stack.mark()
+        _await_return(stack, number)
+        assert sum(stack.states().values()) == len(others) + number
+        for _ in range(2):
+            jobs.add(stack.clients.submit_with(headers, number=number, seconds=0.1))
+            assert _last_is_replayed(stack)
+    assert len(jobs) == 3
+    assert None not in jobs
+    stack.settle(30)
+    assert stack.outcomes() == {"succeeded": 23}
+    stack.verify(calls=23)
+
+
+def _last_is_replayed(stack: Stack) -> bool:
+    last = stack.clients.asked()[-1]
+    assert last.status == 202
+    return bool(last.headers.get("Idempotent-Replayed") == "true")
 
 
 def _await_return(stack: Stack, deaths: int) -> None:

@@ -190,6 +190,18 @@ async def test_a_lost_job_that_was_called_off_ends_cancelled(maintenance: Mainte
     assert (await table.get(job_id)).state == "cancelled"
 
 
+async def test_idempotency_keys_are_kept_for_seven_days(maintenance: Maintenance, table: Table) -> None:
+    """More than a batch are due: what is left after a pass is younger."""
+    await table.run(
+        "INSERT INTO idempotency_keys (project_id, key, fingerprint, status, headers, body, created_at) "
+        "SELECT p.id, n::text, sha256('a'), 202, '{}', '{}', now() - make_interval(days => 7, mins => 250 - n) "
+        "FROM projects p, generate_series(1, 500) AS n"
+    )
+    await maintenance.prune()
+    left = await table.ask("SELECT min(key::int) AS first, count(*) AS kept FROM idempotency_keys")
+    assert [(row.first, row.kept) for row in left] == [(251, 250)]
+
+
 class TestBeat:
     @pytest.fixture
     def running(self, settings: Settings) -> Iterator[Running]:

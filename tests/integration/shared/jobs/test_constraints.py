@@ -35,6 +35,7 @@ JOBS = [
     ("attempts_within_max", QUEUED, "attempt = 6"),
     ("timeout_positive", QUEUED, "timeout_seconds = 0"),
     ("cost_not_negative", QUEUED, "cost_usd = -0.00000001"),
+    ("keep_positive", QUEUED, "keep_seconds = 0"),
 ]
 
 ATTEMPTS = [

@@ -1,0 +1,44 @@
+"""Requests that a client may send twice: the header Idempotency-Key."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import Response
+
+from api.deps import caller_of, services_of
+from api.render import JsonResponse
+from shared.idempotency.claim import Answer, Claim, fingerprint, key_of
+
+_HEADER = "idempotency-key"
+
+
+def is_keyed(request: Request) -> bool:
+    return _HEADER in request.headers
+
+
+def claim_of(request: Request, data: bytes, parsed: Any) -> Claim:
+    """What the request is known by if it comes again.
+
+    Args:
+        data: its body, and ``parsed`` what that says.
+
+    Raises:
+        BadRequest: the header cannot be read.
+    """
+    key = key_of(request.headers.getlist(_HEADER))
+    return Claim(
+        caller_of(request).project_id, key, fingerprint(request.method, request.url.path, data, parsed)
+    )
+
+
+async def answered(request: Request, claim: Claim, work: Callable[[], Awaitable[Answer]]) -> Response:
+    """The response, from what was stored or from the work; see ``IdempotencyService.once``."""
+    answer, replayed = await services_of(request).idempotency.once(claim, work)
+    return response_of(answer, {"Idempotent-Replayed": "true"} if replayed else {})
+
+
+def response_of(answer: Answer, headers: dict[str, str] | None = None) -> Response:
+    return JsonResponse(answer.body, answer.status, {**answer.headers, **(headers or {})})

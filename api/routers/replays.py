@@ -1,0 +1,78 @@
+"""Run a job again."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api import body, idempotency
+from api.deps import ProjectRoute, caller_of, services_of
+from api.openapi import ACCEPTED_HEADERS, IDEMPOTENCY_KEY, REPLAY_BODY, answers
+from api.routers.jobs import JobId, accepted, checked, job_id_of, store_keyed, text_limit
+from shared.artifacts import queries as artifacts
+from shared.idempotency.claim import Answer
+from shared.jobs import replays
+from shared.jobs.drafts import Draft
+from shared.jobs.schemas import JobView
+
+router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"], route_class=ProjectRoute)
+
+
+@router.post(
+    "/{job_id}/replay",
+    status_code=202,
+    response_model=JobView,
+    summary="Run a job again",
+    responses=answers(400, 401, 403, 404, 408, 409, 410, 413, 415, 422, 503, success={202: ACCEPTED_HEADERS}),
+    openapi_extra={"requestBody": REPLAY_BODY, "parameters": [IDEMPOTENCY_KEY]},
+)
+async def replay(request: Request, job_id: JobId) -> Response:
+    """Submits what the job asked for as a new one, whatever became of it; `replay_of` names it.
+
+    The body, which may be left out, is a JSON merge patch (RFC 7396) of the submit: its fields replace those of the source,
+    also within `input`, and null takes one back to its default. Input pictures come along unless `input.input_images`
+    says otherwise. `scheduled_at` and `expires_at` are not carried over; the `kind` cannot change.
+    """
+    source = job_id_of(job_id)
+    services = services_of(request)
+    async with services.body_bytes.room() as room:
+        data = (
+            await body.read(request, services.settings.max_body_bytes, room) if _has_body(request) else b"{}"
+        )
+        changes = await body.worked_on(len(data), body.parse, data)
+        if not idempotency.is_keyed(request):
+            row = await services.jobs.store(await _draft(request, source, changes, len(data)))
+            request.scope["job_id"] = row.id  # for the log
+            return idempotency.response_of(accepted(request, row, await services.jobs.waiting_reason(row)))
+        claim = await body.worked_on(len(data), idempotency.claim_of, request, data, changes)
+
+        async def work() -> Answer:
+            return await store_keyed(request, claim, await _draft(request, source, changes, len(data)))
+
+        return await idempotency.answered(request, claim, work)
+
+
+async def _draft(request: Request, source: UUID, changes: Any, size: int) -> Draft:
+    """The new job. The source's pictures take the memory that they took when they came."""
+    services, project_id = services_of(request), caller_of(request).project_id
+    with_images = not replays.brings_images(changes)
+    async with AsyncExitStack() as held:
+        async with services.database.transaction() as db:
+            pictures = await artifacts.inputs(db, source) if with_images else ()
+        if pictures:
+            size += sum(picture.byte_size for picture in pictures) * 4 // 3
+            await (await held.enter_async_context(services.body_bytes.room())).take(size)
+            await held.enter_async_context(services.large_bodies)
+        async with services.database.transaction() as db:
+            asked = await replays.request_of(db, project_id, source, with_images=with_images)
+        wanted = replays.changed(asked, changes)
+        job = await body.worked_on(size, checked, wanted, size, text_limit(services.settings))
+        return await services.jobs.draft(project_id, job, replay_of=source)
+
+
+def _has_body(request: Request) -> bool:
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers

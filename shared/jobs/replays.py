@@ -1,0 +1,80 @@
+"""A job again: what was asked for then, with changes."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared import storage
+from shared.artifacts import queries as artifacts
+from shared.errors import FieldError, Gone, ValidationFailed
+from shared.jobs.service import not_found
+
+# Neither scheduled_at nor expires_at: those were times of then.
+_SOURCE = text("""
+    SELECT kind, model, priority, input, max_attempts, timeout_seconds AS timeout, on_unknown, keep_seconds AS keep_for
+    FROM jobs WHERE id = :id AND project_id = :project_id
+""")
+
+
+async def request_of(
+    db: AsyncConnection, project_id: UUID, job_id: UUID, *, with_images: bool
+) -> dict[str, Any]:
+    """The submit that would make the job again, its pictures in base64.
+
+    Raises:
+        NotFound: no such job in the project.
+        Gone: the bytes of its pictures have been pruned.
+    """
+    row = (await db.execute(_SOURCE, {"id": job_id, "project_id": project_id})).one_or_none()
+    if row is None:
+        raise not_found(job_id)
+    request = dict(row._mapping)  # noqa: SLF001  SQLAlchemy's documented name
+    if with_images and (images := await artifacts.inputs(db, job_id)):
+        request["input"] = {**row.input, "input_images": [await _encoded(db, image.id) for image in images]}
+    return request
+
+
+async def _encoded(db: AsyncConnection, artifact_id: UUID) -> dict[str, str]:
+    try:
+        data = await storage.read_all(db, artifact_id)
+    except LookupError:
+        raise Gone(
+            "The job's input pictures are no longer there; give others as input.input_images, or null for none."
+        ) from None
+    return {"data": b64encode(data).decode()}
+
+
+def changed(request: dict[str, Any], changes: Any) -> Any:
+    """The request with the changes of a JSON merge patch (RFC 7396): null takes a field's value back to its default.
+
+    Raises:
+        ValidationFailed: another kind, which would be another job.
+    """
+    if isinstance(changes, dict) and changes.get("kind", request["kind"]) != request["kind"]:
+        message = f"a replay is of the same kind, {request['kind']}; leave it out"
+        errors = [FieldError("/kind", "not_allowed", message, [request["kind"]])]
+        raise ValidationFailed("The job is not allowed; errors names each field.", errors=errors)
+    return _patched(request, changes)
+
+
+def brings_images(changes: Any) -> bool:
+    """Whether the changes say which input pictures there are, so that those of the source are not needed."""
+    value = changes.get("input") if isinstance(changes, dict) else None
+    return isinstance(value, dict) and "input_images" in value
+
+
+def _patched(target: Any, patch: Any) -> Any:
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _patched(result.get(name), value)
+    return result
