@@ -37,7 +37,7 @@ async def test_a_slash_too_many_is_told_and_never_redirected(client: httpx.Async
     ("method", "path", "allow"),
     [
         ("DELETE", "/api/v1/jobs", "GET, HEAD, POST"),
-        ("POST", "/api/v1/jobs/x", "GET, HEAD"),
+        ("POST", "/api/v1/jobs/x", "DELETE, GET, HEAD"),
         ("GET", "/api/v1/jobs/x/cancel", "POST"),
         ("PUT", "/api/v1/artifacts/x", "GET, HEAD"),
         ("POST", "/api/health/live", "GET, HEAD"),
@@ -69,10 +69,10 @@ async def test_head_is_taken_wherever_get_is(
     assert (await client.head(f"{job['status_url']}?include=attempts")).status_code == 200
 
 
-async def test_a_request_that_changes_something_is_logged_with_who_and_what(
+async def test_a_request_is_logged_with_who_and_what(
     client: httpx.AsyncClient, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "api.access"):
+    with caplog.at_level(logging.DEBUG, "api.access"):
         job = (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).json()
         await client.post(job["cancel_url"])
     lines = [vars(record) for record in caplog.records if record.name == "api.access"]

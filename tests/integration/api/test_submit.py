@@ -80,8 +80,8 @@ async def test_many_at_once_each_get_their_own_job(client: httpx.AsyncClient, da
     ("fails", "error"),
     [
         ("_ask_live_queues", ConnectionError("the database went away")),
-        ("_unpublished", ConnectionError("the database went away")),
-        ("_unpublished", ValueError("a fault of ours")),
+        ("unpublish", ConnectionError("the database went away")),
+        ("unpublish", ValueError("a fault of ours")),
     ],
 )
 async def test_a_database_that_goes_away_after_the_commit_does_not_take_the_202_back(
@@ -95,13 +95,16 @@ async def test_a_database_that_goes_away_after_the_commit_does_not_take_the_202_
     # A client that is told 503 submits again, and the job would be run and paid for twice.
     jobs = app.state.services.jobs
 
-    async def away(_: object) -> object:
+    async def away(*_: object) -> object:
         raise error
 
-    async def unsent(*_: object) -> bool:
-        return False
+    async def unsent(told: list[tuple[UUID, str]]) -> list[UUID]:
+        return [job_id for job_id, _ in told]
 
-    monkeypatch.setattr(getattr(jobs, fails), "_run", away)
+    if fails == "unpublish":
+        monkeypatch.setattr("shared.jobs.queries.unpublish", away)
+    else:
+        monkeypatch.setattr(getattr(jobs, fails), "_run", away)
     monkeypatch.setattr(jobs._doorbell, "ring", unsent)
     assert (await submit(client)).status_code == 202
     assert await count_jobs(database) == 1

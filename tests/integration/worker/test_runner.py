@@ -499,7 +499,7 @@ class TestLeases:
         ids = [await table.add_image() for _ in range(20)]
         async with workers(driver) as worker:
             runs = asyncio.gather(*(worker.run(job_id) for job_id in ids))
-            while writing < 5:
+            while writing < 3:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.3)
             async with asyncio.timeout(1):
