@@ -24,10 +24,11 @@ def create_app(settings: Settings) -> FastAPI:
     services = Services.of(settings)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         # Beside the start, not before it: a process that is alive and not ready can say so.
         first_look = asyncio.create_task(services.readiness.log_once())
-        yield
+        services.hub.start()
+        yield {"hub": services.hub}
         await first_look  # takes no longer than a health check
         await services.close()
 

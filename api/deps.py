@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from api.budget import Budget
+from api.hub import Hub
 from api.readiness import Readiness
 from shared.access.service import Authenticator, Caller
 from shared.config import Settings
@@ -39,6 +40,7 @@ class Services:
     database: Database
     doorbell: Doorbell
     wakeups: Wakeups
+    hub: Hub
     jobs: JobService
     authenticator: Authenticator
     readiness: Readiness
@@ -57,6 +59,7 @@ class Services:
             database=database,
             doorbell=doorbell,
             wakeups=wakeups,
+            hub=Hub(wakeups, settings.api_max_waiting),
             jobs=jobs,
             authenticator=Authenticator(database),
             readiness=Readiness(settings, wakeups),
@@ -65,6 +68,7 @@ class Services:
         )
 
     async def close(self) -> None:
+        self.hub.close()
         await self.readiness.close()
         await self.doorbell.close()
         await self.wakeups.close()

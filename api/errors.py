@@ -72,6 +72,10 @@ CODES: dict[str, tuple[int, str]] = {
     "rate_limited": (429, "Wait as long as `Retry-After` says."),
     "internal_error": (500, "A fault of ours. The log has it under `request_id`."),
     "unavailable": (503, "Something that we need is away. Try again after `Retry-After` seconds."),
+    "too_many_waiting": (
+        503,
+        "Too many requests wait for jobs already: poll, or try again after `Retry-After`.",
+    ),
     "overloaded": (503, "Too many large requests are under way. Try again after `Retry-After` seconds."),
 }
 

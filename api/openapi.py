@@ -86,7 +86,17 @@ JOB_HEADERS = {
     "Retry-After": _header(
         "Seconds to wait before the next poll; absent once the state is final.", "integer"
     ),
+    "Preference-Applied": _header("`wait=N`, where `Prefer` asked for it."),
 }
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`wait=N` (RFC 7240): answer when the job is final, or after N seconds (60 at most); with "
+    "`If-None-Match`, already when it has changed. `Preference-Applied` says that it was understood.",
+    "schema": {"type": "string"},
+    "example": "wait=30",
+}
+SUBMIT_PARAMETERS = [_PREFER]
 GET_PARAMETERS = [
     {
         "name": "job_id",
@@ -107,6 +117,7 @@ GET_PARAMETERS = [
         "description": "The `ETag` you have: 304 where the job has not changed since.",
         "schema": {"type": "string"},
     },
+    _PREFER,
 ]
 ARTIFACT_PARAMETERS = [
     {

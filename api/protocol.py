@@ -1,10 +1,13 @@
-"""uvicorn's HTTP protocol with a limit on what stands before the body: httptools itself has none."""
+"""uvicorn's HTTP protocol with two things that it lacks: a limit on what stands before the body, and a word to the
+application when the server is told to stop."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.hub import Hub
 
 #: Request line and headers together, in bytes.
 MAX_HEAD_BYTES = 64 * 1024
@@ -17,7 +20,10 @@ _BODY = (
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Cuts a connection whose request line and headers do not end in time for the limit."""
+    """Cuts a connection whose request line and headers do not end in time for the limit.
+
+    Told to stop, the server waits for the answers under way: those that wait for something are given at once then.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -36,6 +42,12 @@ class LimitedProtocol(HttpToolsProtocol):
             length = f"content-length: {len(_BODY)}\r\n\r\n".encode()
             self.transport.write(_ANSWER + length + _BODY)
             self.transport.close()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        hub: Hub | None = self.app_state.get("hub")
+        if hub is not None and not hub.closing:
+            hub.close()
 
     def on_message_begin(self) -> None:
         self._head, self._begun = 0, True

@@ -15,6 +15,7 @@ from shared.gates import queries as gates
 from shared.jobs import claims, outcomes, queries
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.queue import Doorbell
+from shared.wakeups import Wakeups
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ _FORGET_LEARNED_SECONDS = 3600.0
 class Maintenance:
     """Each method is one bounded pass; rows that another process works on are skipped."""
 
-    def __init__(self, database: Database, settings: Settings, doorbell: Doorbell) -> None:
+    def __init__(self, database: Database, settings: Settings, doorbell: Doorbell, wakeups: Wakeups) -> None:
         self._database = database
+        self._wakeups = wakeups
         self._settings = settings
         self._doorbell = doorbell
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
@@ -64,8 +66,8 @@ class Maintenance:
         while True:
             async with self._database.transaction() as db:
                 lost = await queries.lock_lost(db, limit=_BATCH)
-                if lost:
-                    await queries.finish(db, [self._ending(row) for row in lost])
+                finished = await queries.finish(db, [self._ending(row) for row in lost]) if lost else {}
+            self._wakeups.changed([(row.project_id, row.id) for row in finished.values()])
             for row in lost:
                 what = "called the provider" if row.sent else "not called the provider"
                 log.warning(
@@ -104,8 +106,9 @@ class Maintenance:
         while True:
             async with self._database.transaction() as db:
                 expired = await queries.expire(db, limit=_BATCH)
-            total += expired
-            if expired < _BATCH:
+            self._wakeups.changed([(row.project_id, row.id) for row in expired])
+            total += len(expired)
+            if len(expired) < _BATCH:
                 return total
 
     async def _ring(self, jobs: list[tuple[UUID, str]]) -> int:

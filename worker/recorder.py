@@ -19,6 +19,7 @@ from shared.config import Settings
 from shared.db import Database, is_unavailable
 from shared.jobs import outcomes, queries
 from shared.providers.base import ImageBytes
+from shared.wakeups import Wakeups
 from worker import report
 from worker.flights import Flight
 
@@ -36,8 +37,9 @@ class _FencedOut(Exception):
 class Recorder:
     """Writes endings; those of concurrent jobs share statements."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, wakeups: Wakeups) -> None:
         self._database = database
+        self._wakeups = wakeups
         # Pictures take a connection each: half of them stay free for renewals, claims and records.
         self._picture_slots = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
         self._records: Coalescer[dict[str, Any], str | None] = Coalescer(
@@ -114,9 +116,11 @@ class Recorder:
                     raise _FencedOut
         except _FencedOut:
             return None
+        self._wakeups.changed([(project_id, row["job_id"])])
         return str(finished.state)
 
     async def _record_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[str | None]:
         async with self._database.transaction() as db:
             finished = await queries.finish(db, rows)
+        self._wakeups.changed([(row.project_id, row.id) for row in finished.values()])
         return [finished[row["job_id"]].state if row["job_id"] in finished else None for row in rows]

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from hashlib import blake2b
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from sqlalchemy import Row
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from api import body, conditional, render
+from api import body, conditional, prefer, render
 from api.deps import ProjectRoute, Services, caller_of, services_of, uuid_of
-from api.openapi import GET_PARAMETERS, JOB_HEADERS, SUBMIT_BODY, answers
+from api.openapi import GET_PARAMETERS, JOB_HEADERS, SUBMIT_BODY, SUBMIT_PARAMETERS, answers
+from api.waiting import is_final, wait_until
 from shared.config import Settings
+from shared.db import is_unavailable
 from shared.errors import FieldError, NotFound, PayloadTooLarge, ValidationFailed, field_errors
 from shared.jobs.schemas import CancelReceipt, JobDetail, JobPage, JobResult, JobSubmit, JobView
-from shared.jobs.status import State
+from shared.jobs.status import FINAL, State
 from shared.kinds import KINDS
 from shared.providers.catalog import catalog
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"], route_class=ProjectRoute)
 
@@ -32,23 +39,33 @@ JobId = Annotated[str, Path(description="The job's id.", json_schema_extra={"for
     response_model=JobView,
     summary="Submit a job",
     responses=answers(400, 401, 403, 408, 413, 415, 422, 503, success={202: JOB_HEADERS}),
-    openapi_extra={"requestBody": SUBMIT_BODY},
+    openapi_extra={"requestBody": SUBMIT_BODY, "parameters": SUBMIT_PARAMETERS},
 )
 async def submit(request: Request) -> Response:
     """Stores the job durably and answers at once; a worker runs it. Then poll `status_url`.
 
+    With `Prefer: wait=N` the answer comes when the job is final, or after N seconds, with the job as it then is.
+
     A broker that is away fails nothing: the job is kept and its workers are told later.
     """
-    services = services_of(request)
+    services, wait = services_of(request), prefer.wait_seconds(request.headers.get("prefer"))
+    if not wait:
+        return await _answer(request, services, await _submit(request, services), wait)
+    with services.hub.place():  # where there is none, nothing has been stored yet
+        row = await _until_final(request, await _submit(request, services), wait)
+        return await _answer(request, services, row, wait)
+
+
+async def _submit(request: Request, services: Services) -> Row[Any]:
     async with services.body_bytes.room() as room:
         data = await body.read(request, services.settings.max_body_bytes, room)
         if len(data) < body.LARGE_BYTES:
-            return await _submit(request, services, data)
+            return await _store(request, services, data)
         async with services.large_bodies:
-            return await _submit(request, services, data)
+            return await _store(request, services, data)
 
 
-async def _submit(request: Request, services: Services, data: bytes) -> Response:
+async def _store(request: Request, services: Services, data: bytes) -> Row[Any]:
     limit = text_limit(services.settings)
     if len(data) <= body.INLINE_BYTES:
         job = job_of(data, limit)
@@ -56,9 +73,32 @@ async def _submit(request: Request, services: Services, data: bytes) -> Response
         job = await asyncio.to_thread(job_of, data, limit)
     row = await services.jobs.submit(caller_of(request).project_id, job)
     request.scope["job_id"] = row.id  # for the log
-    waiting = await services.jobs.waiting_reason(row)
-    view = render.job_view(row, waiting, request.scope["public_url"])
-    headers = {"Location": view["status_url"], "ETag": render.etag(row, waiting), **render.retry_after(row)}
+    return row
+
+
+async def _until_final(request: Request, stored: Row[Any], seconds: int) -> Row[Any]:
+    """The job is stored: nothing that goes wrong in the wait may look as if it were not."""
+    try:
+        return await wait_until(request, stored.id, is_final, seconds)
+    except ClientDisconnect:
+        raise
+    except Exception as error:
+        if is_unavailable(error):
+            services_of(request).database.outage.failed(error)
+        else:
+            log.exception("the wait for job %s ended early", stored.id)
+        return stored
+
+
+async def _answer(request: Request, services: Services, row: Row[Any], wait: int | None) -> Response:
+    reason = await services.jobs.waiting_reason(row)
+    view = render.job_view(row, reason, request.scope["public_url"])
+    headers = {
+        "Location": view["status_url"],
+        "ETag": render.etag(row, reason),
+        **render.retry_after(row),
+        **prefer.applied(wait),
+    }
     return render.json_response(view, 202, headers)
 
 
@@ -102,12 +142,21 @@ def _has_pictures(parsed: Any) -> bool:
     openapi_extra={"parameters": GET_PARAMETERS},
 )
 async def get(request: Request) -> Response:
-    """Cheap to poll: send the `ETag` back as `If-None-Match` and wait as long as `Retry-After` says."""
+    """Cheap to poll: send the `ETag` back as `If-None-Match` and wait as long as `Retry-After` says.
+
+    With `Prefer: wait=N` the answer comes when the job is final, or after N seconds; with `If-None-Match` as well,
+    already when the job has changed.
+    """
     # Parameters are read by hand: declared ones would cost a third of the whole poll.
     jobs = services_of(request).jobs
-    row = await jobs.get(caller_of(request).project_id, job_id_of(request.path_params["job_id"]))
+    job_id, wait = job_id_of(request.path_params["job_id"]), request.headers.get("prefer")
+    if wait is not None and (seconds := prefer.wait_seconds(wait)) is not None:
+        row = await _waited(request, job_id, seconds)
+        headers = {"Cache-Control": "private, no-cache", **render.retry_after(row), **prefer.applied(seconds)}
+    else:
+        row = await jobs.get(caller_of(request).project_id, job_id)
+        headers = {"Cache-Control": "private, no-cache", **render.retry_after(row)}
     waiting = await jobs.waiting_reason(row)
-    headers = {"Cache-Control": "private, no-cache", **render.retry_after(row)}
     view = None
     if request.scope["query_string"] and _wants_attempts(request):
         attempts = await jobs.attempts(row.id)
@@ -124,6 +173,20 @@ async def get(request: Request) -> Response:
     if view is None:
         view = render.dumps(render.job_view(row, waiting, request.scope["public_url"]))
     return render.json_response(view, headers=headers)
+
+
+async def _waited(request: Request, job_id: UUID, seconds: int) -> Row[Any]:
+    services = services_of(request)
+    # With attempts the ETag is of another kind: then it is waited for the final state.
+    known = None if request.scope["query_string"] else request.headers.get("if-none-match")
+
+    async def is_news(row: Row[Any]) -> bool:
+        return row.state in FINAL or not conditional.matches(
+            known, render.etag(row, await services.jobs.waiting_reason(row))
+        )
+
+    with services.hub.place():
+        return await wait_until(request, job_id, is_news if known else is_final, seconds)
 
 
 def _wants_attempts(request: Request) -> bool:

@@ -154,6 +154,7 @@ class JobService:
                 return row, await queries.attempts(db, job_id)
 
         row, attempts = await within(self._patience, write())
+        self._wakeups.changed([(project_id, job_id)])
         if row.state == State.RUNNING:
             await self._wakeups.cancel_requested(job_id)
             outcome = "cancel_requested"
@@ -260,6 +261,7 @@ class JobService:
             stored = await queries.submit(db, rows)
             for job_id in stored:
                 await checkpoint("inserted", job_id)
+        self._wakeups.changed([(row["project_id"], row["id"]) for row in rows])
         return [stored[row["id"]] for row in rows]
 
     async def _submit_with_images(self, row: dict[str, Any], accepted: Accepted) -> Row[Any]:
@@ -282,6 +284,7 @@ class JobService:
                     width=image.width,
                     height=image.height,
                 )
+        self._wakeups.changed([(row["project_id"], row["id"])])
         return stored
 
     async def _get_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:

@@ -16,6 +16,7 @@ from shared.config import Settings
 from shared.db import Database
 from shared.jobs import queries
 from shared.jobs.status import FINAL, State
+from shared.wakeups import Wakeups
 from tests.integration.shared.jobs.conftest import Jobs, ending
 from worker.maintenance import Maintenance
 
@@ -30,8 +31,8 @@ class NoDoorbell:
 
 
 @pytest.fixture
-def maintenance(database: Database, settings: Settings) -> Maintenance:
-    return Maintenance(database, settings, NoDoorbell())  # type: ignore[arg-type]
+def maintenance(database: Database, settings: Settings, wakeups: Wakeups) -> Maintenance:
+    return Maintenance(database, settings, NoDoorbell(), wakeups)  # type: ignore[arg-type]
 
 
 async def warm(database: Database, connections: int) -> None:
