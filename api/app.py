@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from api import docs, errors, openapi
 from api.deps import Services, heads
 from api.middleware import RequestContext
-from api.routers import artifacts, health, jobs, kinds, models
+from api.routers import artifacts, events, health, jobs, kinds, models
 from shared import checkpoints
 from shared.config import Settings, get_settings
 from shared.logging import setup_logging
@@ -44,7 +44,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = services
     app.add_middleware(RequestContext, public_url=settings.public_url or "")
     errors.install(app)
-    for router in (jobs.router, artifacts.router, models.router, kinds.router, health.router, docs.router):
+    for router in (
+        jobs.router,
+        events.router,
+        artifacts.router,
+        models.router,
+        kinds.router,
+        health.router,
+        docs.router,
+    ):
         # Taken over rather than included: an included router is matched anew in every request, twice.
         app.router.routes.extend(router.routes)
     app.router.routes.extend(heads(app.router.routes))

@@ -16,10 +16,12 @@ from starlette.routing import BaseRoute
 from api.budget import Budget
 from api.hub import Hub
 from api.readiness import Readiness
+from api.tail import Tail
 from shared.access.service import Authenticator, Caller
 from shared.config import Settings
 from shared.db import Database
 from shared.errors import FieldError, Forbidden, Unauthenticated, ValidationFailed
+from shared.events.service import EventService
 from shared.jobs.service import JobService
 from shared.queue import Doorbell
 from shared.wakeups import Wakeups
@@ -41,6 +43,8 @@ class Services:
     doorbell: Doorbell
     wakeups: Wakeups
     hub: Hub
+    events: EventService
+    tail: Tail
     jobs: JobService
     authenticator: Authenticator
     readiness: Readiness
@@ -54,12 +58,15 @@ class Services:
         database = Database(settings, application="plantain api")
         doorbell, wakeups = Doorbell(settings), Wakeups(settings)
         jobs = JobService(database, settings, doorbell, wakeups)
+        hub, events = Hub(wakeups, settings.api_max_waiting), EventService(database, settings)
         return cls(
             settings=settings,
             database=database,
             doorbell=doorbell,
             wakeups=wakeups,
-            hub=Hub(wakeups, settings.api_max_waiting),
+            hub=hub,
+            events=events,
+            tail=Tail(events, database, hub, settings.public_url or ""),
             jobs=jobs,
             authenticator=Authenticator(database),
             readiness=Readiness(settings, wakeups),

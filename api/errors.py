@@ -38,6 +38,7 @@ _RETRY_SECONDS = 2
 CODES: dict[str, tuple[int, str]] = {
     "bad_request": (400, "The request could not be read; `detail` says why."),
     "invalid_json": (400, "The body is not JSON; `detail` names line and column."),
+    "invalid_last_event_id": (400, "Begin without `Last-Event-ID`, then use the `id` of the last event."),
     "invalid_cursor": (400, "Start again without `cursor`, then use `next_cursor` as it was given."),
     "unauthenticated": (401, "Send `Authorization: Bearer <API key>`."),
     "invalid_api_key": (401, "The key is malformed or unknown. Make one with `scripts/keys create`."),

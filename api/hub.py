@@ -10,6 +10,8 @@ from uuid import UUID
 from shared.errors import Unavailable
 from shared.wakeups import Change, Wakeups
 
+#: Who has heard nothing for so long looks by itself.
+LOOK_SECONDS = 3.0
 _RETRY_SECONDS = 5
 
 
@@ -61,16 +63,22 @@ class Hub:
     def bell(self, subject: UUID) -> Iterator[asyncio.Event]:
         """Is set whenever the job, or something in the project, changes, and when the process shuts down."""
         event = asyncio.Event()
-        if self.closing:
-            event.set()
-        self._bells.setdefault(subject, set()).add(event)
+        self.add(subject, event)
         try:
             yield event
         finally:
-            bells = self._bells[subject]
-            bells.discard(event)
-            if not bells:
-                del self._bells[subject]
+            self.remove(subject, event)
+
+    def add(self, subject: UUID, bell: asyncio.Event) -> None:
+        if self.closing:
+            bell.set()
+        self._bells.setdefault(subject, set()).add(bell)
+
+    def remove(self, subject: UUID, bell: asyncio.Event) -> None:
+        bells = self._bells[subject]
+        bells.discard(bell)
+        if not bells:
+            del self._bells[subject]
 
     def ring(self, changes: Iterable[Change]) -> None:
         for change in changes:

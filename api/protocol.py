@@ -52,6 +52,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._head, self._begun = 0, True
         super().on_message_begin()
+        self.scope["state"]["abort"] = self.transport.abort  # for an answer that its client does not take
 
     def on_headers_complete(self) -> None:
         self._head = None

@@ -13,11 +13,8 @@ from sqlalchemy import Row
 from starlette.requests import ClientDisconnect
 
 from api.deps import caller_of, services_of
-from api.hub import rung
+from api.hub import LOOK_SECONDS, rung
 from shared.jobs.status import FINAL
-
-#: Who has heard nothing for so long looks by itself.
-LOOK_SECONDS = 3.0
 
 Done = Callable[[Row[Any]], Awaitable[bool]]
 
@@ -36,7 +33,7 @@ async def wait_until(request: Request, job_id: UUID, done: Done, seconds: float)
     services, project_id = services_of(request), caller_of(request).project_id
     hub, clock = services.hub, asyncio.get_running_loop().time
     deadline = clock() + seconds
-    with hub.bell(job_id) as bell, _client(request, bell) as client:
+    with hub.bell(job_id) as bell, watched(request, bell) as client:
         while True:
             bell.clear()
             row = await services.jobs.get(project_id, job_id)
@@ -49,7 +46,7 @@ async def wait_until(request: Request, job_id: UUID, done: Done, seconds: float)
 
 
 @contextmanager
-def _client(request: Request, bell: asyncio.Event) -> Iterator[asyncio.Task[None]]:
+def watched(request: Request, bell: asyncio.Event) -> Iterator[asyncio.Task[None]]:
     """A task that ends, and rings the bell, when the client has gone. The request's body has been read, or is none."""
     task = asyncio.create_task(_until_gone(request))
     task.add_done_callback(lambda _: bell.set())
