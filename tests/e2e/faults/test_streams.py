@@ -118,7 +118,9 @@ def test_every_stream_sees_every_event_once(new_stack: NewStack) -> None:
         assert seen == wanted
     assert followers.reconnects > _KILLS * _PROJECT_STREAMS / 2
     assert {entry.partition(" ")[0] for entry in followers.refused} <= {"503"}
-    stack.verify(remark=f"{len(events)} events, {followers.reconnects} reconnects")
+    stack.verify(
+        calls=sum(stack.states().values()), remark=f"{len(events)} events, {followers.reconnects} reconnects"
+    )
 
 
 def _pairs(events: Sequence[tuple[str, int]], followers: Followers) -> list[tuple[list[Seen], list[Seen]]]:
