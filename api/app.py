@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from api import docs, errors, openapi
 from api.deps import Services, heads
 from api.middleware import RequestContext
-from api.routers import artifacts, health, jobs, kinds, models, replays
+from api.routers import artifacts, events, health, jobs, kinds, models, replays
 from api.shortcut import Application
 from shared import checkpoints
 from shared.collector import calm_the_collector
@@ -26,11 +26,12 @@ def create_app(settings: Settings) -> FastAPI:
     services = Services.of(settings)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         # Beside the start, not before it: a process that is alive and not ready can say so.
         calm_the_collector()
         first_look = asyncio.create_task(services.readiness.log_once())
-        yield
+        services.hub.start()
+        yield {"hub": services.hub}
         await first_look  # takes no longer than a health check
         await services.close()
 
@@ -49,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (
         jobs.router,
         replays.router,
+        events.router,
         artifacts.router,
         models.router,
         kinds.router,

@@ -14,11 +14,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from api.budget import Budget
+from api.hub import Hub
 from api.readiness import Readiness
+from api.tail import Tail
 from shared.access.service import Authenticator, Caller
 from shared.config import Settings
 from shared.db import Database
 from shared.errors import FieldError, Forbidden, Unauthenticated, ValidationFailed
+from shared.events.service import EventService
 from shared.idempotency.service import IdempotencyService
 from shared.jobs.service import JobService
 from shared.queue import Doorbell
@@ -40,6 +43,9 @@ class Services:
     database: Database
     doorbell: Doorbell
     wakeups: Wakeups
+    hub: Hub
+    events: EventService
+    tail: Tail
     jobs: JobService
     idempotency: IdempotencyService
     authenticator: Authenticator
@@ -54,11 +60,15 @@ class Services:
         database = Database(settings, application="plantain api")
         doorbell, wakeups = Doorbell(settings), Wakeups(settings)
         jobs = JobService(database, settings, doorbell, wakeups)
+        hub, events = Hub(wakeups, settings.api_max_waiting), EventService(database, settings)
         return cls(
             settings=settings,
             database=database,
             doorbell=doorbell,
             wakeups=wakeups,
+            hub=hub,
+            events=events,
+            tail=Tail(events, database, hub, settings.public_url or ""),
             jobs=jobs,
             idempotency=IdempotencyService(database, settings),
             authenticator=Authenticator(database),
@@ -68,6 +78,7 @@ class Services:
         )
 
     async def close(self) -> None:
+        self.hub.close()
         await self.readiness.close()
         await self.doorbell.close()
         await self.wakeups.close()

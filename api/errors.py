@@ -44,6 +44,7 @@ _UNAVAILABLE = {
 CODES: dict[str, tuple[int, str]] = {
     "bad_request": (400, "The request could not be read; `detail` says why."),
     "invalid_json": (400, "The body is not JSON; `detail` names line and column."),
+    "invalid_last_event_id": (400, "Begin without `Last-Event-ID`, then use the `id` of the last event."),
     "invalid_cursor": (400, "Start again without `cursor`, then use `next_cursor` as it was given."),
     "invalid_idempotency_key": (
         400,
@@ -91,6 +92,10 @@ CODES: dict[str, tuple[int, str]] = {
     "rate_limited": (429, "Wait as long as `Retry-After` says."),
     "internal_error": (500, "A fault of ours. The log has it under `request_id`."),
     "unavailable": (503, "Something that we need is away. Try again after `Retry-After` seconds."),
+    "too_many_waiting": (
+        503,
+        "Too many requests wait for jobs already: poll, or try again after `Retry-After`.",
+    ),
     "overloaded": (503, "Too many large requests are under way. Try again after `Retry-After` seconds."),
 }
 

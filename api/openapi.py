@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from api.errors import CODES, PROBLEM, Problem
+from shared.events.schemas import EventView
 from shared.jobs.schemas import JobSubmit
 from shared.kinds import KINDS
 
@@ -86,6 +87,45 @@ JOB_HEADERS = {
     "Retry-After": _header(
         "Seconds to wait before the next poll; absent once the state is final.", "integer"
     ),
+    "Preference-Applied": _header("`wait=N`, where `Prefer` asked for it."),
+}
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`wait=N` (RFC 7240): answer when the job is final, or after N seconds (60 at most); with "
+    "`If-None-Match`, already when it has changed. `Preference-Applied` says that it was understood.",
+    "schema": {"type": "string"},
+    "example": "wait=30",
+}
+JOB_ID_PARAMETER = {
+    "name": "job_id",
+    "in": "path",
+    "required": True,
+    "description": "The job's id.",
+    "schema": {"type": "string", "format": "uuid"},
+}
+EVENT_PARAMETERS = [
+    {
+        "name": name,
+        "in": place,
+        "description": f"The `id` of the last event that you have: those after it are sent.{more}",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+    }
+    for name, place, more in (
+        ("Last-Event-ID", "header", " EventSource sends it by itself when it comes back."),
+        ("last_event_id", "query", " For clients that cannot send the header, which wins over it."),
+    )
+]
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events; the `data` of each is an `EventView`, and a comment comes every 15 s",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": 'id: 7\nevent: job.succeeded\ndata: {"id":7,"type":"job.succeeded","version":3,…}\n\n',
+            }
+        },
+    }
 }
 ACCEPTED_HEADERS = {
     **JOB_HEADERS,
@@ -100,14 +140,9 @@ IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
     "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
 }
+SUBMIT_PARAMETERS = [IDEMPOTENCY_KEY, _PREFER]
 GET_PARAMETERS = [
-    {
-        "name": "job_id",
-        "in": "path",
-        "required": True,
-        "description": "The job's id.",
-        "schema": {"type": "string", "format": "uuid"},
-    },
+    JOB_ID_PARAMETER,
     {
         "name": "include",
         "in": "query",
@@ -120,6 +155,7 @@ GET_PARAMETERS = [
         "description": "The `ETag` you have: 304 where the job has not changed since.",
         "schema": {"type": "string"},
     },
+    _PREFER,
 ]
 ARTIFACT_PARAMETERS = [
     {
@@ -207,7 +243,12 @@ def document(app: FastAPI) -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     """Schemas of what handlers read or send without FastAPI's knowledge."""
     found: dict[str, Any] = {}
-    models: list[type[BaseModel]] = [Problem, JobSubmit, *(kind.input_model for kind in KINDS.values())]
+    models: list[type[BaseModel]] = [
+        Problem,
+        JobSubmit,
+        EventView,
+        *(kind.input_model for kind in KINDS.values()),
+    ]
     for model in models:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         found |= schema.pop("$defs", {})

@@ -8,6 +8,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.hub import Hub
+
 #: Request line and headers together, in bytes.
 MAX_HEAD_BYTES = 64 * 1024
 _ANSWER = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
@@ -53,7 +55,10 @@ class OneWrite:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Cuts a connection whose request line and headers do not end in time for the limit."""
+    """Cuts a connection whose request line and headers do not end in time for the limit.
+
+    Told to stop, the server waits for the answers under way: those that wait for something are given at once then.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -76,9 +81,16 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.write(_ANSWER + length + _BODY)
             self.transport.close()
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        hub: Hub | None = self.app_state.get("hub")
+        if hub is not None and not hub.closing:
+            hub.close()
+
     def on_message_begin(self) -> None:
         self._head, self._begun = 0, True
         super().on_message_begin()
+        self.scope["state"]["abort"] = self.transport.abort  # for an answer that its client does not take
 
     def on_headers_complete(self) -> None:
         self._head = None

@@ -84,6 +84,7 @@ def job_view(row: JobRow, waiting: WaitingReason | None, public_url: str) -> dic
         "status_url": url,
         "result_url": f"{url}/result",
         "cancel_url": f"{url}/cancel",
+        "events_url": f"{url}/events",
     }
 
 
@@ -102,6 +103,32 @@ def result_view(row: Row[Any], public_url: str) -> dict[str, Any]:
         ]
         result = {**result, "images": images}
     return result
+
+
+def sse(row: Row[Any], public_url: str) -> bytes:
+    """A server-sent event, whole, with ``shared.events.schemas.EventView`` of a row of ``events.queries.VIEW``."""
+    url = f"{public_url}{PREFIX}/jobs/{row.job_id}"
+    view = {
+        "id": row.id,
+        "type": row.type,
+        "time": row.created_at,
+        "job_id": row.job_id,
+        "version": row.version,
+        "data": row.data,
+        "job": {
+            "kind": row.kind,
+            "model": row.model,
+            "priority": row.priority,
+            "state": row.state,
+            "version": row.job_version,
+            "attempt": row.attempt,
+            "cost_usd": row.cost_usd,
+            "error": row.error,
+            "status_url": url,
+            "result_url": f"{url}/result",
+        },
+    }
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (row.id, row.type.encode(), dumps(view))
 
 
 def etag(row: JobRow, waiting: WaitingReason | None) -> str:

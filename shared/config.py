@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     #: Public address, used for the URLs in answers where a proxy stands in front.
     public_url: str | None = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 30_000_000
+    #: Requests that may wait for a job at once in one process: Prefer: wait, and event streams.
+    api_max_waiting: Annotated[int, Field(ge=1, le=100_000)] = 5000
     max_prompt_chars: Annotated[int, Field(ge=1)] = 1_000_000
     #: How long a submit waits for the broker before it answers without it.
     publish_timeout: Annotated[float, Field(gt=0)] = 1.0

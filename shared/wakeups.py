@@ -5,21 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextvars import Context
 from uuid import UUID
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.config import Settings
+from shared.outage import Outage
 from shared.queue import SOCKET_CONNECT_TIMEOUT
 
 log = logging.getLogger(__name__)
 
 CANCEL_CHANNEL = "plantain:cancel"
+#: Each message is a row of changes: a project's id and a job's, 16 bytes each.
+CHANGES_CHANNEL = "plantain:changes"
 _PUBLISH_TIMEOUT = 1.0
 _RECONNECT_SECONDS = 1.0
 _POLL_SECONDS = 5.0
+#: Changes that may wait for the message under way; what comes beyond is found by whoever looks by itself.
+_MAX_PENDING = 5000
+#: After a message that could not be sent, how long none are tried.
+_REST_SECONDS = 2.0
+
+#: Project and job.
+Change = tuple[UUID, UUID]
 
 
 class Wakeups:
@@ -33,6 +45,25 @@ class Wakeups:
             socket_keepalive=True,
             health_check_interval=10,
         )
+        self._outage = Outage(log, "Redis, for wake-ups,")
+        self._pending: dict[Change, None] = {}
+        self._telling: asyncio.Task[None] | None = None
+        self._rests_until = float("-inf")
+
+    def changed(self, changes: Iterable[Change]) -> None:
+        """Tells API processes that these jobs have something new in them. To be called after the commit.
+
+        Costs the caller nothing, wherever Redis may be: while one message is under way, the changes that
+        come are collected for the next one, up to a bound. Without it, whoever waits learns of them by looking.
+        """
+        if time.monotonic() < self._rests_until:
+            return
+        for change in changes:
+            if len(self._pending) >= _MAX_PENDING:
+                break
+            self._pending[change] = None
+        if self._pending and self._telling is None:
+            self._telling = asyncio.create_task(self._tell(), context=Context())
 
     async def cancel_requested(self, job_id: UUID) -> None:
         """Best effort: without it, the worker learns of the cancel at its next renewal."""
@@ -44,15 +75,19 @@ class Wakeups:
 
     async def listen_for_cancels(self, wake: Callable[[UUID], Awaitable[None]]) -> None:
         """Calls ``wake`` for every cancel asked for; reconnects for ever; ends when cancelled."""
-        while True:
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
-                async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    await pubsub.subscribe(CANCEL_CHANNEL)
-                    while True:
-                        message = await pubsub.get_message(timeout=_POLL_SECONDS)
-                        if message:
-                            await _wake(wake, message["data"])
-            await asyncio.sleep(_RECONNECT_SECONDS)
+        await self._listen(CANCEL_CHANNEL, lambda data: _wake(wake, data))
+
+    async def listen_for_changes(self, wake: Callable[[Iterable[Change]], None]) -> None:
+        """Calls ``wake`` with changes, after their commits; reconnects for ever; ends when cancelled."""
+
+        async def hear(data: bytes) -> None:
+            if len(data) % 32:
+                log.warning("a wake-up of %d bytes is none of ours", len(data))
+                return
+            ids = [UUID(bytes=data[start : start + 16]) for start in range(0, len(data), 16)]
+            wake(zip(ids[::2], ids[1::2], strict=True))
+
+        await self._listen(CHANGES_CHANNEL, hear)
 
     async def ping(self) -> None:
         """Raises: RedisError, OSError or TimeoutError where Redis is away."""
@@ -60,7 +95,37 @@ class Wakeups:
             await self.redis.ping()
 
     async def close(self) -> None:
+        """Sends what waits to be sent, and closes the connections."""
+        if self._telling is not None:
+            await asyncio.wait({self._telling}, timeout=_PUBLISH_TIMEOUT)
         await self.redis.aclose()
+
+    async def _tell(self) -> None:
+        """Sends what is pending, one message after the other, until nothing is."""
+        try:
+            while self._pending:
+                taken, self._pending = self._pending, {}
+                message = b"".join(project.bytes + job.bytes for project, job in taken)
+                async with asyncio.timeout(_PUBLISH_TIMEOUT):
+                    await self.redis.publish(CHANGES_CHANNEL, message)
+                self._outage.went_well()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._pending = {}
+            self._rests_until = time.monotonic() + _REST_SECONDS
+            self._outage.failed(error)
+        finally:
+            self._telling = None
+
+    async def _listen(self, channel: str, hear: Callable[[bytes], Awaitable[None]]) -> None:
+        while True:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    await pubsub.subscribe(channel)
+                    while True:
+                        message = await pubsub.get_message(timeout=_POLL_SECONDS)
+                        if message:
+                            await hear(message["data"])
+            await asyncio.sleep(_RECONNECT_SECONDS)
 
 
 async def _wake(wake: Callable[[UUID], Awaitable[None]], data: bytes) -> None:

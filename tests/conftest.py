@@ -2,6 +2,7 @@
 
     settings     the Settings of one test: a database of its own, an empty Redis
     database     shared.db.Database on it, closed at the end
+    wakeups      shared.wakeups.Wakeups on that Redis, likewise
     postgres     the PostgreSQL server, to stop, kill and restart: session-wide, so put it back
     valkey       the Valkey server, likewise
 
@@ -31,6 +32,7 @@ from sqlalchemy import create_engine
 from scripts.embedded import EmbeddedPostgres, EmbeddedValkey
 from shared.config import Environment, Settings, get_settings
 from shared.db import Database
+from shared.wakeups import Wakeups
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Speed instead of durability: these databases live for seconds.
@@ -161,6 +163,13 @@ def settings(make_settings: SettingsFactory) -> Settings:
 @pytest.fixture
 async def database(settings: Settings) -> AsyncIterator[Database]:
     made = Database(settings, application="plantain test")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def wakeups(settings: Settings) -> AsyncIterator[Wakeups]:
+    made = Wakeups(settings)
     yield made
     await made.close()
 

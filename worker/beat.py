@@ -20,6 +20,7 @@ from shared.config import Settings, get_settings
 from shared.db import Database, is_unavailable
 from shared.outage import reason
 from shared.queue import Doorbell
+from shared.wakeups import Wakeups
 from worker.loop import LoopThread
 from worker.maintenance import Maintenance
 
@@ -128,7 +129,8 @@ class Running:
     async def _open(self, settings: Settings) -> None:
         self._database = Database(settings, application="plantain beat")
         self._doorbell = Doorbell(settings)
-        maintenance = Maintenance(self._database, settings, self._doorbell)
+        self._wakeups = Wakeups(settings)
+        maintenance = Maintenance(self._database, settings, self._doorbell, self._wakeups)
         self._passes: dict[str, Callable[[], Awaitable[int]]] = {
             "dispatch_due": maintenance.dispatch_due,
             "rescue": maintenance.rescue,
@@ -145,6 +147,7 @@ class Running:
 
     async def _close(self) -> None:
         await self._doorbell.close()
+        await self._wakeups.close()
         await self._database.close()
 
 

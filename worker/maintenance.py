@@ -19,6 +19,7 @@ from shared.idempotency.claim import KEPT_SECONDS
 from shared.jobs import claims, outcomes, queries, retention
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.queue import Doorbell
+from shared.wakeups import Wakeups
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,9 @@ _PRUNE_SECONDS = 0.3
 class Maintenance:
     """Each method is one bounded pass; rows that another process works on are skipped."""
 
-    def __init__(self, database: Database, settings: Settings, doorbell: Doorbell) -> None:
+    def __init__(self, database: Database, settings: Settings, doorbell: Doorbell, wakeups: Wakeups) -> None:
         self._database = database
+        self._wakeups = wakeups
         self._settings = settings
         self._doorbell = doorbell
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
@@ -89,8 +91,8 @@ class Maintenance:
         while True:
             async with self._database.transaction() as db:
                 lost = await queries.lock_lost(db, limit=_BATCH)
-                if lost:
-                    await queries.finish(db, [self._ending(row) for row in lost])
+                finished = await queries.finish(db, [self._ending(row) for row in lost]) if lost else {}
+            self._wakeups.changed([(row.project_id, row.id) for row in finished.values()])
             for row in lost:
                 what = "called the provider" if row.sent else "not called the provider"
                 log.warning(
@@ -129,8 +131,9 @@ class Maintenance:
         while True:
             async with self._database.transaction() as db:
                 expired = await queries.expire(db, limit=_BATCH)
-            total += expired
-            if expired < _BATCH:
+            self._wakeups.changed([(row.project_id, row.id) for row in expired])
+            total += len(expired)
+            if len(expired) < _BATCH:
                 return total
 
     async def prune(self) -> int:

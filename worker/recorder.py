@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.artifacts import queries as artifacts
@@ -18,6 +19,7 @@ from shared.coalesce import Coalescer
 from shared.db import Database, HeldError, is_unavailable
 from shared.jobs import outcomes, queries
 from shared.providers.base import ImageBytes
+from shared.wakeups import Wakeups
 from worker import report
 from worker.flights import Flight
 
@@ -35,8 +37,9 @@ class _FencedOut(Exception):
 class Recorder:
     """Writes endings; those of concurrent jobs share statements."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, wakeups: Wakeups) -> None:
         self._database = database
+        self._wakeups = wakeups
         # Pictures take a connection each: two stay free for gates and whatever else needs a transaction.
         self._picture_slots = asyncio.Semaphore(max(1, database.pool_size - 2))
         self._records: Coalescer[dict[str, Any], str | None] = Coalescer(
@@ -109,22 +112,27 @@ class Recorder:
                         height=image.height,
                     )
                 await checkpoint("artifacts", row["job_id"])
-                [state] = await _finish(db, [row])
+                finished = await queries.finish(db, [row])
+                [state] = await _states(db, finished, [row])
                 if isinstance(state, HeldError):
                     raise state
                 if state is None:
                     raise _FencedOut
         except _FencedOut:
             return None
-        return state
+        self._wakeups.changed([(project_id, row["job_id"])])
+        return str(state)
 
     async def _record_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[str | HeldError | None]:
-        return await _finish(self._database.direct, rows)
+        finished = await queries.finish(self._database.direct, rows)
+        self._wakeups.changed([(row.project_id, row.id) for row in finished.values()])
+        return await _states(self._database.direct, finished, rows)
 
 
-async def _finish(db: queries.Executor, rows: Sequence[dict[str, Any]]) -> Sequence[str | HeldError | None]:
+async def _states(
+    db: queries.Executor, finished: dict[UUID, Row[Any]], rows: Sequence[dict[str, Any]]
+) -> Sequence[str | HeldError | None]:
     """For each the state that was written; None where it is fenced out, an error where somebody has it locked."""
-    finished = await queries.finish(db, rows)
     left = [(row["job_id"], row["number"]) for row in rows if row["job_id"] not in finished]
     present = await queries.present(db, left) if left else {}
     return [

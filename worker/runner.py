@@ -43,6 +43,7 @@ from shared.providers.base import (
 )
 from shared.providers.catalog import ModelSpec, catalog
 from shared.providers.pricing import estimate
+from shared.wakeups import Wakeups
 from worker.accounts import Account
 from worker.flights import Flight, Flights
 from worker.gatekeeper import Gatekeeper
@@ -78,15 +79,22 @@ class Runner:
     """Runs attempts; one a process. Claims, notes and records of concurrent jobs share statements."""
 
     def __init__(
-        self, database: Database, settings: Settings, drivers: Drivers, flights: Flights, name: str
+        self,
+        database: Database,
+        settings: Settings,
+        drivers: Drivers,
+        flights: Flights,
+        wakeups: Wakeups,
+        name: str,
     ) -> None:
         self._database = database
+        self._wakeups = wakeups
         self._settings = settings
         self._drivers = drivers
         self._flights = flights
         self._name = name
         self._gates = Gatekeeper(database, settings)
-        self._recorder = Recorder(database)
+        self._recorder = Recorder(database, wakeups)
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
         self._claims: Coalescer[UUID, Row[Any] | bool] = Coalescer(
             self._claim_batch, is_shared_fault=is_unavailable
@@ -296,6 +304,7 @@ class Runner:
             lease=self._settings.lease_seconds,
             grace=RECORD_GRACE_SECONDS,
         )
+        self._wakeups.changed([(row.project_id, row.id) for row in claimed.values()])
         # Of two messages for one job in one batch, the first gets it.
         return [claimed.pop(job_id, job_id in gated) for job_id in ids]
 
@@ -305,6 +314,7 @@ class Runner:
             claimed = await claims.claim_through_gates(
                 db, unique, worker=self._name, lease=self._settings.lease_seconds, grace=RECORD_GRACE_SECONDS
             )
+        self._wakeups.changed([(row.project_id, row.id) for row in claimed.values()])
         return [claimed.pop(job_id, None) for job_id in ids]
 
     async def _note_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[bool | HeldError]:

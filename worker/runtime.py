@@ -106,7 +106,7 @@ class Runtime:
         self._flights = Flights(self._database, settings, name, queues)
         # A worker that comes back under its old name must not be taken for the one that died.
         owner = f"{name}#{secrets.token_hex(3)}"
-        self._runner = Runner(self._database, settings, self._drivers, self._flights, owner)
+        self._runner = Runner(self._database, settings, self._drivers, self._flights, self._wakeups, owner)
         calm_the_collector()
         self._background = [
             asyncio.create_task(self._flights.keep()),

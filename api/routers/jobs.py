@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from hashlib import blake2b
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from sqlalchemy import Row
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from api import body, conditional, idempotency, render
+from api import body, conditional, idempotency, prefer, render
 from api.deps import ProjectRoute, Services, caller_of, services_of, uuid_of
 from api.openapi import (
     ACCEPTED_HEADERS,
     GET_PARAMETERS,
-    IDEMPOTENCY_KEY,
     JOB_HEADERS,
     SUBMIT_BODY,
+    SUBMIT_PARAMETERS,
     answers,
 )
+from api.waiting import is_final, wait_until
 from shared.config import Settings
+from shared.db import is_unavailable
 from shared.errors import FieldError, NotFound, PayloadTooLarge, ValidationFailed, field_errors
 from shared.idempotency.claim import Answer, Claim
 from shared.jobs.drafts import Draft
 from shared.jobs.queries import JobRow
 from shared.jobs.schemas import CancelReceipt, JobDetail, JobPage, JobResult, JobSubmit, JobView
-from shared.jobs.status import State, WaitingReason
+from shared.jobs.status import FINAL, State, WaitingReason
 from shared.kinds import KINDS
 from shared.providers.catalog import catalog
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"], route_class=ProjectRoute)
 
@@ -42,25 +49,44 @@ JobId = Annotated[str, Path(description="The job's id.", json_schema_extra={"for
     response_model=JobView,
     summary="Submit a job",
     responses=answers(400, 401, 403, 408, 409, 413, 415, 422, 503, success={202: ACCEPTED_HEADERS}),
-    openapi_extra={"requestBody": SUBMIT_BODY, "parameters": [IDEMPOTENCY_KEY]},
+    openapi_extra={"requestBody": SUBMIT_BODY, "parameters": SUBMIT_PARAMETERS},
 )
 async def submit(request: Request) -> Response:
     """Stores the job durably and answers at once; a worker runs it. Then poll `status_url`.
 
+    With `Prefer: wait=N` the answer comes when the job is final, or after N seconds, with the job as it then is.
+
     A broker that is away fails nothing: the job is kept and its workers are told later. Send an `Idempotency-Key`
-    and repeat the request until it is answered: there will be one job, and each repetition gets the same answer.
+    and repeat the request until it is answered: there will be one job, and each repetition gets the same answer, at once.
     """
-    services = services_of(request)
+    services, wait = services_of(request), prefer.wait_seconds(request.headers.get("prefer"))
+    if not wait:
+        response = await _submit(request, services)
+        for name, value in prefer.applied(wait).items():
+            response.headers[name] = value
+        return response
+    with services.hub.place():  # where there is none, nothing has been stored yet
+        response = await _submit(request, services)
+        # An answer that was kept names its job, and is given as it is.
+        job_id: UUID | None = request.scope.get("job_id")
+        row = await _until_final(request, job_id, wait) if job_id else None
+    if row is None:
+        return response
+    reason = await services.jobs.waiting_reason(row)
+    return idempotency.response_of(accepted(request, row, reason), prefer.applied(wait))
+
+
+async def _submit(request: Request, services: Services) -> Response:
     async with services.body_bytes.room() as room:
         data = await body.read(request, services.settings.max_body_bytes, room)
-        run = _submit_keyed if idempotency.is_keyed(request) else _submit
+        run = _submit_keyed if idempotency.is_keyed(request) else _submit_once
         if len(data) < body.LARGE_BYTES:
             return await run(request, services, data)
         async with services.large_bodies:
             return await run(request, services, data)
 
 
-async def _submit(request: Request, services: Services, data: bytes) -> Response:
+async def _submit_once(request: Request, services: Services, data: bytes) -> Response:
     limit = text_limit(services.settings)
     if len(data) <= body.INLINE_BYTES:
         job = job_of(data, limit)
@@ -76,6 +102,20 @@ def accepted(request: Request, row: JobRow, waiting: WaitingReason | None) -> An
     view = render.job_view(row, waiting, request.scope["public_url"])
     headers = {"Location": view["status_url"], "ETag": render.etag(row, waiting), **render.retry_after(row)}
     return Answer(202, headers, render.dumps(view))
+
+
+async def _until_final(request: Request, job_id: UUID, seconds: int) -> Row[Any] | None:
+    """The job as it then is. It is stored: nothing that goes wrong in the wait may look as if it were not."""
+    try:
+        return await wait_until(request, job_id, is_final, seconds)
+    except ClientDisconnect:
+        raise
+    except Exception as error:
+        if is_unavailable(error):
+            services_of(request).database.outage.failed(error)
+        else:
+            log.exception("the wait for job %s ended early", job_id)
+        return None
 
 
 async def _submit_keyed(request: Request, services: Services, data: bytes) -> Response:
@@ -149,12 +189,21 @@ def _has_pictures(parsed: Any) -> bool:
     openapi_extra={"parameters": GET_PARAMETERS},
 )
 async def get(request: Request) -> Response:
-    """Cheap to poll: send the `ETag` back as `If-None-Match` and wait as long as `Retry-After` says."""
+    """Cheap to poll: send the `ETag` back as `If-None-Match` and wait as long as `Retry-After` says.
+
+    With `Prefer: wait=N` the answer comes when the job is final, or after N seconds; with `If-None-Match` as well,
+    already when the job has changed.
+    """
     # Parameters are read by hand: declared ones would cost a third of the whole poll.
     jobs = services_of(request).jobs
-    row = await jobs.get(caller_of(request).project_id, job_id_of(request.path_params["job_id"]))
+    job_id, wait = job_id_of(request.path_params["job_id"]), request.headers.get("prefer")
+    if wait is not None and (seconds := prefer.wait_seconds(wait)) is not None:
+        row = await _waited(request, job_id, seconds)
+        headers = {"Cache-Control": "private, no-cache", **render.retry_after(row), **prefer.applied(seconds)}
+    else:
+        row = await jobs.get(caller_of(request).project_id, job_id)
+        headers = {"Cache-Control": "private, no-cache", **render.retry_after(row)}
     waiting = await jobs.waiting_reason(row)
-    headers = {"Cache-Control": "private, no-cache", **render.retry_after(row)}
     view = None
     if request.scope["query_string"] and _wants_attempts(request):
         attempts = await jobs.attempts(row.id)
@@ -171,6 +220,20 @@ async def get(request: Request) -> Response:
     if view is None:
         view = render.dumps(render.job_view(row, waiting, request.scope["public_url"]))
     return render.JsonResponse(view, headers=headers)
+
+
+async def _waited(request: Request, job_id: UUID, seconds: int) -> Row[Any]:
+    services = services_of(request)
+    # With attempts the ETag is of another kind: then it is waited for the final state.
+    known = None if request.scope["query_string"] else request.headers.get("if-none-match")
+
+    async def is_news(row: Row[Any]) -> bool:
+        return row.state in FINAL or not conditional.matches(
+            known, render.etag(row, await services.jobs.waiting_reason(row))
+        )
+
+    with services.hub.place():
+        return await wait_until(request, job_id, is_news if known else is_final, seconds)
 
 
 def _wants_attempts(request: Request) -> bool:

@@ -216,7 +216,7 @@ _FINISH = text("""
         FROM finished JOIN j ON j.job_id = finished.id
         JOIN attempts a ON a.job_id = finished.id AND a.number = finished.attempt
     )
-    SELECT id, version, state FROM finished
+    SELECT id, project_id, version, state FROM finished
 """)
 
 _PRESENT = text("""
@@ -339,7 +339,7 @@ _EXPIRE = text("""
         INSERT INTO job_events (project_id, job_id, version, type, data)
         SELECT project_id, id, version, 'job.expired', '{}' FROM expired
     )
-    SELECT id FROM expired
+    SELECT id, project_id FROM expired
 """)
 
 _RESULT = text(
@@ -517,9 +517,9 @@ async def lock_lost(db: AsyncConnection, *, limit: int) -> list[Row[Any]]:
     return list(await db.execute(_READ_LOST, {"ids": ids}))
 
 
-async def expire(db: AsyncConnection, *, limit: int) -> int:
-    """Ends queued jobs whose ``expires_at`` has passed; answers how many."""
-    return len((await db.execute(_EXPIRE, {"limit": limit})).all())
+async def expire(db: AsyncConnection, *, limit: int) -> list[Row[Any]]:
+    """Ends queued jobs whose ``expires_at`` has passed; answers ``id`` and ``project_id`` of each."""
+    return list(await db.execute(_EXPIRE, {"limit": limit}))
 
 
 async def result(db: AsyncConnection, project_id: UUID, job_id: UUID) -> Row[Any] | None:

@@ -202,6 +202,7 @@ class JobView(BaseModel):
     ]
     result_url: str
     cancel_url: str
+    events_url: str
 
 
 class AttemptView(BaseModel):

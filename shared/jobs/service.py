@@ -177,6 +177,7 @@ class JobService:
                 return row, await queries.attempts(db, job_id)
 
         row, attempts = await within(self._patience, write())
+        self._wakeups.changed([(project_id, job_id)])
         if row.state == State.RUNNING:
             await self._wakeups.cancel_requested(job_id)
             outcome = "cancel_requested"
@@ -321,9 +322,10 @@ class JobService:
         return jobs
 
     async def _publish(self, jobs: Sequence[NewJob]) -> None:
-        """Tells workers about jobs that are stored. The broker being away fails nothing."""
+        """Tells workers and whoever waits about jobs that are stored. The broker being away fails nothing."""
         for job in jobs:
             await checkpoint("committed", job.id)
+        self._wakeups.changed([(job.project_id, job.id) for job in jobs])
         unsent = await self._doorbell.ring([(job.id, job.queue) for job in jobs if job.published])
         if unsent:
             await self._note_unpublished(unsent)

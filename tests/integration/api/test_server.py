@@ -34,14 +34,16 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
 
 
 class Server:
-    def __init__(self, settings: Settings, log: Path) -> None:
+    def __init__(self, settings: Settings, log: Path, **more: str) -> None:
         self.port = ports.free_port()
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "api"],
                 cwd=ROOT,
-                env=environment(settings, API_PORT=str(self.port), LOG_FORMAT="json", LOG_LEVEL="DEBUG"),
+                env=environment(
+                    settings, API_PORT=str(self.port), LOG_FORMAT="json", LOG_LEVEL="DEBUG", **more
+                ),
                 stdout=output,
                 stderr=output,
             )

@@ -84,8 +84,8 @@ class Worker:
 
     def __init__(self, database: Database, settings: Settings, drivers: Drivers, name: str) -> None:
         self.flights = Flights(database, settings, name, ["text.standard"])
-        self.runner = Runner(database, settings, drivers, self.flights, name)
         self.wakeups = Wakeups(settings)
+        self.runner = Runner(database, settings, drivers, self.flights, self.wakeups, name)
 
     async def run(self, job_id: UUID) -> str:
         return await self.runner.run(job_id)
@@ -198,5 +198,5 @@ class NoDoorbell:
 
 
 @pytest.fixture
-def maintenance(database: Database, settings: Settings) -> Maintenance:
-    return Maintenance(database, settings, NoDoorbell())  # type: ignore[arg-type]
+def maintenance(database: Database, settings: Settings, wakeups: Wakeups) -> Maintenance:
+    return Maintenance(database, settings, NoDoorbell(), wakeups)  # type: ignore[arg-type]

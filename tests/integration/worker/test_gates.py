@@ -59,7 +59,7 @@ class Pump:
         self._slots = [asyncio.Semaphore(SLOTS) for _ in workers]
         doorbell = Doorbell(settings)
         doorbell.ring = self._ring_all  # type: ignore[method-assign,assignment]
-        self._maintenance = Maintenance(database, settings, doorbell)
+        self._maintenance = Maintenance(database, settings, doorbell, workers[0].wakeups)
 
     async def until_all_final(self, database: Database, timeout: float) -> None:
         async with asyncio.timeout(timeout):

@@ -16,6 +16,7 @@ from shared.config import Settings
 from shared.db import Database
 from shared.jobs.status import State
 from shared.queue import Doorbell
+from shared.wakeups import Wakeups
 from tests import factories
 from tests.conftest import SettingsFactory
 from tests.integration.worker.conftest import Table
@@ -45,8 +46,8 @@ async def doorbell(settings: Settings) -> AsyncIterator[Doorbell]:
 
 
 @pytest.fixture
-def maintenance(database: Database, settings: Settings, doorbell: Doorbell) -> Maintenance:
-    return Maintenance(database, settings, doorbell)
+def maintenance(database: Database, settings: Settings, doorbell: Doorbell, wakeups: Wakeups) -> Maintenance:
+    return Maintenance(database, settings, doorbell, wakeups)
 
 
 @pytest.fixture
@@ -147,14 +148,20 @@ class TestRepublish:
         assert broker.llen(QUEUE) == 5
 
     async def test_two_at_once_send_each_once(
-        self, maintenance: Maintenance, table: Table, database: Database, settings: Settings, broker: Redis
+        self,
+        maintenance: Maintenance,
+        table: Table,
+        database: Database,
+        settings: Settings,
+        wakeups: Wakeups,
+        broker: Redis,
     ) -> None:
         for _ in range(20):
             await table.add()
         await make_stale(table)
         other = Doorbell(settings)
         counts = await asyncio.gather(
-            maintenance.republish(), Maintenance(database, settings, other).republish()
+            maintenance.republish(), Maintenance(database, settings, other, wakeups).republish()
         )
         assert sum(counts) == broker.llen(QUEUE) == 20
         await other.close()

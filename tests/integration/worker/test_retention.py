@@ -14,6 +14,7 @@ from shared.config import Settings
 from shared.jobs import retention
 from shared.jobs.status import FINAL, State
 from shared.queue import Doorbell
+from shared.wakeups import Wakeups
 from tests import factories
 from tests.integration.api.conftest import bearer, problem
 from tests.integration.worker.conftest import Table
@@ -24,9 +25,9 @@ DAY = 24 * 3600.0
 
 
 @pytest.fixture
-async def maintenance(table: Table, settings: Settings) -> AsyncIterator[Maintenance]:
+async def maintenance(table: Table, settings: Settings, wakeups: Wakeups) -> AsyncIterator[Maintenance]:
     doorbell = Doorbell(settings)
-    yield Maintenance(table.database, settings, doorbell)
+    yield Maintenance(table.database, settings, doorbell, wakeups)
     await doorbell.close()
 
 
@@ -104,7 +105,7 @@ async def test_bytes_go_first_and_then_an_artifact_is_gone(
 
 
 async def test_more_than_a_batch_by_two_at_once(
-    maintenance: Maintenance, table: Table, settings: Settings
+    maintenance: Maintenance, table: Table, settings: Settings, wakeups: Wakeups
 ) -> None:
     for _ in range(5):
         await table.add(state=State.CANCELLED, keep_seconds=DAY)
@@ -115,7 +116,7 @@ async def test_more_than_a_batch_by_two_at_once(
     )
     await age(table, 2)
     other = Doorbell(settings)
-    second = Maintenance(table.database, settings, other)
+    second = Maintenance(table.database, settings, other, wakeups)
     total = 0
     while left := len(await ids(table)):
         total += sum(await asyncio.gather(maintenance.prune(), second.prune()))

@@ -19,6 +19,7 @@ from shared.db import Database, is_unavailable
 from shared.gates import queries as gates
 from shared.jobs import queries
 from shared.jobs.status import FINAL, State
+from shared.wakeups import Wakeups
 from tests.integration.shared.jobs.conftest import Jobs, ending
 from worker.maintenance import Maintenance
 
@@ -33,8 +34,8 @@ class NoDoorbell:
 
 
 @pytest.fixture
-def maintenance(database: Database, settings: Settings) -> Maintenance:
-    return Maintenance(database, settings, NoDoorbell())  # type: ignore[arg-type]
+def maintenance(database: Database, settings: Settings, wakeups: Wakeups) -> Maintenance:
+    return Maintenance(database, settings, NoDoorbell(), wakeups)  # type: ignore[arg-type]
 
 
 async def warm(database: Database, connections: int) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -47,6 +47,7 @@ from shared.jobs import claims, outcomes, queries
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.jobs.status import FINAL, TRANSITIONS, Outcome, State
 from shared.providers.base import PermanentError, RateLimitedError, RetryableError, UnknownOutcomeError
+from shared.wakeups import Change
 from tests import factories
 from tests.conftest import SettingsFactory
 from tests.integration.shared.jobs.model import (
@@ -173,6 +174,13 @@ class Broker:
         return dict.fromkeys(names, self.depth)
 
 
+class NobodyListens:
+    """Stands where maintenance has its wake-ups: nobody waits here."""
+
+    def changed(self, changes: Iterable[Change]) -> None:
+        pass
+
+
 class Lab:
     """A database, and the program's own functions on it."""
 
@@ -180,7 +188,7 @@ class Lab:
         self.runner = asyncio.Runner()
         self.database = Database(settings, application="state machine")
         self.broker = Broker()
-        self.maintenance = Maintenance(self.database, settings, self.broker)  # type: ignore[arg-type]
+        self.maintenance = Maintenance(self.database, settings, self.broker, NobodyListens())  # type: ignore[arg-type]
         self.backoff = EvenBackoff(1, 1)
         self.maintenance._backoff = self.backoff
         self.project: UUID = self.run(factories.project(self.database))

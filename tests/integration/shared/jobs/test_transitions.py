@@ -454,7 +454,7 @@ class TestRescue:
 class TestExpire:
     async def expire(self, jobs: Jobs) -> int:
         async with jobs.database.transaction() as db:
-            return await queries.expire(db, limit=100)
+            return len(await queries.expire(db, limit=100))
 
     async def test_ends_what_nobody_started_in_time(self, jobs: Jobs) -> None:
         late = await jobs.add(expires_at=soon(60), scheduled_at=soon(30))

@@ -1,0 +1,37 @@
+"""What goes over the wire about events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+
+class EventJob(BaseModel):
+    """The job of an event as it was when the event was sent, which may be after further changes."""
+
+    kind: str
+    model: str
+    priority: str
+    state: str
+    version: int
+    attempt: int
+    cost_usd: Decimal
+    error: dict[str, Any] | None
+    status_url: str
+    result_url: str
+
+
+class EventView(BaseModel):
+    """The `data` of a server-sent event."""
+
+    id: Annotated[int, Field(description="Larger than that of every event before it; `Last-Event-ID`.")]
+    type: Annotated[str, Field(examples=["job.succeeded"])]
+    time: datetime
+    job_id: UUID
+    version: Annotated[int, Field(description="Numbers the job's events without a gap, from 1.")]
+    data: Annotated[dict[str, Any], Field(description="What the type has to say, such as `attempt`.")]
+    job: EventJob
