@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from api.errors import CODES, PROBLEM, Problem
-from shared.jobs.schemas import JobSubmit
+from shared.jobs.schemas import JobsCancel, JobSubmit
 from shared.kinds import KINDS
 
 DESCRIPTION = """\
@@ -141,6 +141,15 @@ SUBMIT_BODY = {
         }
     },
 }
+CANCEL_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {"$ref": "#/components/schemas/JobsCancel"},
+            "example": {"filter": {"state": ["queued"], "tag": ["nightly"]}, "dry_run": True},
+        }
+    },
+}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -177,7 +186,12 @@ def document(app: FastAPI) -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     """Schemas of what handlers read or send without FastAPI's knowledge."""
     found: dict[str, Any] = {}
-    models: list[type[BaseModel]] = [Problem, JobSubmit, *(kind.input_model for kind in KINDS.values())]
+    models: list[type[BaseModel]] = [
+        Problem,
+        JobSubmit,
+        JobsCancel,
+        *(kind.input_model for kind in KINDS.values()),
+    ]
     for model in models:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         found |= schema.pop("$defs", {})

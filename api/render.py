@@ -66,6 +66,8 @@ def job_view(row: Row[Any], waiting: WaitingReason | None, public_url: str) -> d
         "cost_usd": row.cost_usd,
         "error": row.error,
         "warnings": row.warnings,
+        "tags": row.tags,
+        "metadata": row.metadata,
         "status_url": url,
         "result_url": f"{url}/result",
         "cancel_url": f"{url}/cancel",

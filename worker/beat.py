@@ -32,6 +32,9 @@ SCHEDULE: dict[str, float] = {
     "republish": 5.0,
     "expire": 2.0,
     "tend_gates": 5.0,
+    "count_ended": 10.0,
+    "copy_prompts": 10.0,
+    "audit_totals": 600.0,
 }
 #: A pass that takes longer is given up; the next one goes on where it stopped.
 _PASS_TIMEOUT = 60.0
@@ -133,6 +136,9 @@ class Running:
             "republish": maintenance.republish,
             "expire": maintenance.expire,
             "tend_gates": maintenance.tend_gates,
+            "count_ended": maintenance.count_ended,
+            "copy_prompts": maintenance.copy_prompts,
+            "audit_totals": maintenance.audit_totals,
         }
 
     async def _timed(self, name: str) -> int:

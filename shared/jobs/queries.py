@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 #: What a client sees of a job; without ``input`` and ``result``, which can be large.
 VIEW = """
-    j.id, j.project_id, j.kind, j.model, j.priority, j.queue, j.warnings, j.state, j.version, j.attempt,
+    j.id, j.project_id, j.kind, j.model, j.priority, j.queue, j.warnings, j.tags, j.metadata, j.state, j.version, j.attempt,
     j.snoozes, j.max_attempts, j.timeout_seconds, j.on_unknown, j.created_at, j.scheduled_at, j.started_at,
     j.finished_at, j.expires_at, j.cancel_requested_at, j.error, j.provider, j.upstream_model,
     j.model_version, j.usage, j.cost_usd,
@@ -34,12 +34,17 @@ _SUBMIT = text(f"""
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
             id uuid, project_id uuid, kind text, model text, priority text, queue text, input jsonb,
             warnings jsonb, max_attempts smallint, timeout_seconds float8, on_unknown text,
-            scheduled_at timestamptz, expires_at timestamptz)
+            scheduled_at timestamptz, expires_at timestamptz, tags text[], metadata jsonb)
+    ), label AS (
+        INSERT INTO job_labels (job_id, label, project_id, created_at)
+        SELECT id, '#' || unnest(tags), project_id, now() FROM row WHERE tags <> '{{}}'
+        UNION ALL
+        SELECT id, key || '=' || value, project_id, now() FROM row, jsonb_each_text(metadata) WHERE metadata <> '{{}}'
     ), j AS (
-        INSERT INTO jobs (id, project_id, kind, model, priority, queue, input, warnings, max_attempts,
+        INSERT INTO jobs (id, project_id, kind, model, priority, queue, input, warnings, tags, metadata, max_attempts,
                           timeout_seconds, on_unknown, scheduled_at, expires_at, published_at, waiting_reason)
-        SELECT id, project_id, kind, model, priority, queue, input, warnings, max_attempts, timeout_seconds,
-               on_unknown, coalesce(scheduled_at, now()), expires_at,
+        SELECT id, project_id, kind, model, priority, queue, input, warnings, coalesce(tags, '{{}}'),
+               coalesce(metadata, '{{}}'), max_attempts, timeout_seconds, on_unknown, coalesce(scheduled_at, now()), expires_at,
                CASE WHEN scheduled_at > now() THEN NULL ELSE now() END,
                CASE WHEN scheduled_at > now() THEN 'scheduled' END
         FROM row
@@ -167,9 +172,10 @@ _FINISH = text("""
 
 _CANCEL = text(f"""
     WITH j AS (
-        SELECT id FROM jobs WHERE id = :id AND project_id = :project_id AND state IN ('queued', 'running')
+        SELECT id FROM jobs
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND project_id = :project_id AND state IN ('queued', 'running')
           AND cancel_requested_at IS NULL
-        FOR UPDATE
+        ORDER BY id FOR UPDATE
     ), cancelled AS (
         UPDATE jobs SET cancel_requested_at = now(), version = version + 1,
             state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END,
@@ -377,7 +383,12 @@ async def finish(db: AsyncConnection, rows: Sequence[dict[str, Any]]) -> dict[UU
 
 async def cancel(db: AsyncConnection, project_id: UUID, job_id: UUID) -> Row[Any] | None:
     """Cancels a queued job, or asks the worker of a running one to stop. None: neither, or asked before."""
-    return (await db.execute(_CANCEL, {"id": job_id, "project_id": project_id})).one_or_none()
+    return next(iter(await cancel_many(db, project_id, [job_id])), None)
+
+
+async def cancel_many(db: AsyncConnection, project_id: UUID, ids: Sequence[UUID]) -> list[Row[Any]]:
+    """Likewise for many; answers those that it changed."""
+    return list(await db.execute(_CANCEL, {"ids": list(ids), "project_id": project_id}))
 
 
 async def dispatch_due(db: AsyncConnection, *, limit: int) -> list[tuple[UUID, str]]:
@@ -429,36 +440,6 @@ async def result(db: AsyncConnection, project_id: UUID, job_id: UUID) -> Row[Any
 
 async def attempts(db: AsyncConnection, job_id: UUID) -> list[Row[Any]]:
     return list(await db.execute(_ATTEMPTS, {"id": job_id}))
-
-
-async def newest(
-    db: AsyncConnection,
-    project_id: UUID,
-    *,
-    limit: int,
-    before: tuple[datetime, UUID] | None,
-    states: Sequence[str] = (),
-    kind: str | None = None,
-    model: str | None = None,
-) -> list[Row[Any]]:
-    """A page of a project's jobs, newest first, from just after a position on."""
-    where = ["j.project_id = :project_id"]
-    parameters: dict[str, Any] = {"project_id": project_id, "limit": limit}
-    if before is not None:
-        where.append("(j.created_at, j.id) < (:created_at, :id)")
-        parameters |= {"created_at": before[0], "id": before[1]}
-    if states:
-        where.append("j.state = ANY(CAST(:states AS text[]))")
-        parameters["states"] = list(states)
-    for column, value in (("kind", kind), ("model", model)):
-        if value is not None:
-            where.append(f"j.{column} = :{column}")
-            parameters[column] = value
-    statement = text(
-        f"SELECT {VIEW} FROM jobs j WHERE {' AND '.join(where)} "
-        "ORDER BY j.created_at DESC, j.id DESC LIMIT :limit"
-    )
-    return list(await db.execute(statement, parameters))
 
 
 def _json(rows: Sequence[dict[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from shared.models.artifacts import Artifact, ArtifactBytes
 from shared.models.base import Base
 from shared.models.gates import ModelGate
 from shared.models.jobs import Attempt, Job, JobEvent
+from shared.models.lists import JobLabel, JobPrompt, JobTotals, Progress
 from shared.models.workers import Worker
 
 __all__ = [
@@ -15,7 +16,11 @@ __all__ = [
     "Base",
     "Job",
     "JobEvent",
+    "JobLabel",
+    "JobPrompt",
+    "JobTotals",
     "ModelGate",
+    "Progress",
     "Project",
     "Worker",
 ]

@@ -27,13 +27,17 @@ TABLES = {
     "jobs",
     "attempts",
     "job_events",
+    "job_labels",
+    "job_prompts",
+    "job_totals",
+    "progress",
     "artifacts",
     "artifact_bytes",
     "model_gates",
     "workers",
 }
 #: What belongs to no project.
-WITHOUT_PROJECT = {"projects", "model_gates", "workers", "alembic_version"}
+WITHOUT_PROJECT = {"projects", "model_gates", "progress", "workers", "alembic_version"}
 
 
 def start(url: str, *arguments: str) -> subprocess.Popen[str]:
@@ -114,7 +118,9 @@ def test_the_models_say_what_the_migrations_made(url: str) -> None:
 def test_checks_are_those_of_the_models(url: str, empty_database_url: str) -> None:
     """Autogenerate does not compare CHECKs and index predicates, so both ways of making a database are compared here."""
     engine = create_engine(f"postgresql+psycopg://{empty_database_url.partition('://')[2]}")
-    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE EXTENSION pg_trgm")
+        Base.metadata.create_all(connection)
     engine.dispose()
     for query in (
         (

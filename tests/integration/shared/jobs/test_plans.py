@@ -83,7 +83,7 @@ async def test_hot_statements_use_their_indexes(grown: Jobs) -> None:
             {"rows": queries._json([ending(i) for i in running])},
             "(pk_jobs|ix_jobs_running)",
         ),
-        "cancel": (queries._CANCEL, {"id": queued[0], "project_id": grown.project_id}, "pk_jobs"),
+        "cancel": (queries._CANCEL, {"ids": queued, "project_id": grown.project_id}, "pk_jobs"),
         "result": (queries._RESULT, {"id": queued[0], "project_id": grown.project_id}, "pk_jobs"),
         "attempts": (queries._ATTEMPTS, {"id": running[0]}, "pk_attempts"),
         "unpublish": (queries._UNPUBLISH, {"ids": queued}, "pk_jobs"),
