@@ -23,11 +23,11 @@ from shared.jobs.schemas import JobFilter
 from shared.jobs.status import FINAL, State
 
 #: Jobs that one page looks at, at most.
-_CANDIDATES = 4000
+_CANDIDATES = 2000
 #: A source with as many is taken to be long; no more are counted.
 _LONG = 1000
 #: What the trigram index may take: a pattern of frequent trigrams has no other bound.
-_TRIGRAMS_MILLISECONDS = 30
+_TRIGRAMS_MILLISECONDS = 25
 #: Characters of a prompt that are searched.
 PROMPT_CHARS = 2000
 
@@ -52,7 +52,7 @@ _COMBINATIONS = text(f"""
     SELECT * FROM found
 """)
 
-#: Plans fit the filter at hand; and compiling one takes longer than running it.
+#: Compiling such a statement takes longer than running it.
 _PLANNING = text(
     "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)"
 )
@@ -80,15 +80,20 @@ class _Source:
     """A SELECT of jobs without its limit; ``covers`` names the conditions that it sees to."""
 
     select: str
-    covers: frozenset[str]
+    covers: frozenset[str] = frozenset()
     parameters: dict[str, Any] = field(default_factory=dict)
+    #: The same with ``created_at`` and ``id`` alone, where that is less work.
+    positions: str = ""
+
+    def __post_init__(self) -> None:
+        self.positions = self.positions or self.select
 
 
 async def page(
     db: AsyncConnection, project_id: UUID, wanted: JobFilter, *, limit: int, after: Position | None
 ) -> Page:
     """The next jobs of a project that the filter lets through, newest first: ``limit`` at most, perhaps fewer."""
-    await db.execute(_PLANNING)
+    await plan_each_time(db)
     where, parameters = _conditions(wanted)
     parameters |= {"project_id": project_id, **_window(wanted, after)}
     source = await _shortest(db, await _sources(db, wanted, parameters), parameters)
@@ -97,7 +102,7 @@ async def page(
     rows = await _read(db, source.select, rest, parameters, limit + 1)
     if len(rows) > limit:
         return Page(rows[:limit], _position(rows[limit - 1]))
-    seen = await _last_seen(db, source.select, parameters) if rest else None
+    seen = await _last_seen(db, source.positions, parameters) if rest else None
     if seen is None:
         return Page(rows, None)
     if wanted.q is None:
@@ -107,6 +112,11 @@ async def page(
         return Page(rows, seen)
     rows += beyond
     return Page(rows[:limit], _position(rows[limit - 1]) if len(rows) > limit else None)
+
+
+async def plan_each_time(db: AsyncConnection) -> None:
+    """For the rest of the transaction: a plan for one filter is none for another."""
+    await db.execute(_PLANNING)
 
 
 def _conditions(wanted: JobFilter) -> tuple[dict[str, str], dict[str, Any]]:
@@ -167,12 +177,14 @@ async def _sources(db: AsyncConnection, wanted: JobFilter, parameters: dict[str,
 
 
 def _of_label(label: str, number: int) -> _Source:
-    select = f"""
-        SELECT jobs.* FROM (
-            SELECT job_id, created_at AS at FROM job_labels
-            WHERE project_id = :project_id AND label = :label_{number} AND {_between("job_id")}
-        ) AS l JOIN jobs ON jobs.id = l.job_id ORDER BY l.at DESC, l.job_id DESC"""
-    return _Source(select, frozenset(), {f"label_{number}": label})
+    labelled = f"""
+        SELECT created_at, job_id AS id FROM job_labels
+        WHERE project_id = :project_id AND label = :label_{number} AND {_between("job_id")}"""
+    return _Source(
+        f"SELECT jobs.* FROM ({labelled}) AS l JOIN jobs USING (id) ORDER BY l.created_at DESC, l.id DESC",
+        parameters={f"label_{number}": label},
+        positions=f"{labelled} {_NEWEST_FIRST}",
+    )
 
 
 async def _of_columns(db: AsyncConnection, wanted: JobFilter, parameters: dict[str, Any]) -> _Source:
@@ -213,7 +225,7 @@ async def _shortest(db: AsyncConnection, sources: list[_Source], parameters: dic
         return sources[0]
     sizes = []
     for source in sources:
-        count = text(f"SELECT count(*) FROM (SELECT id FROM ({source.select}) AS s LIMIT {_LONG}) AS c")
+        count = text(f"SELECT count(*) FROM (SELECT id FROM ({source.positions}) AS s LIMIT {_LONG}) AS c")
         given = parameters | source.parameters | {"candidates": _LONG}
         sizes.append((await db.execute(count, given)).scalar_one())
     return sources[max(range(len(sizes)), key=lambda number: (-sizes[number], number))]
@@ -231,9 +243,9 @@ async def _read(
     return list(await db.execute(statement, parameters | {"candidates": candidates, "limit": limit}))
 
 
-async def _last_seen(db: AsyncConnection, select: str, parameters: dict[str, Any]) -> Position | None:
+async def _last_seen(db: AsyncConnection, positions: str, parameters: dict[str, Any]) -> Position | None:
     """The last candidate; None where there were fewer than one page looks at, so that nothing is left."""
-    statement = text(f"SELECT created_at, id FROM ({select} LIMIT :candidates) AS c OFFSET {_CANDIDATES - 1}")
+    statement = text(f"SELECT created_at, id FROM ({positions} LIMIT :candidates) AS c OFFSET {_CANDIDATES - 1}")
     row = (await db.execute(statement, parameters | {"candidates": _CANDIDATES})).one_or_none()
     return _position(row) if row else None
 

@@ -136,6 +136,7 @@ class JobService:
         async def read() -> tuple[Sequence[Row[Any]], Sequence[Row[Any]]]:
             async with self._database.transaction() as db:
                 await db.execute(totals.ONE_SNAPSHOT)
+                await search.plan_each_time(db)
                 ended = await totals.ended(db, project_id, query.finished_after, query.finished_before)
                 return ended, await totals.live(db, project_id)
 

@@ -26,6 +26,8 @@ BATCH = 5000
 
 _TAKE = text("SELECT through FROM progress WHERE name = :name FOR UPDATE SKIP LOCKED")
 
+_THROUGH = text("SELECT through FROM progress WHERE name = 'totals'")
+
 _COUNT = text("""
     WITH slice AS (
         SELECT least(now() - make_interval(secs => :settled), (
@@ -94,7 +96,7 @@ _ENDED = text("""
         SELECT hour, kind, model, state, jobs, cost_usd FROM job_totals WHERE project_id = :project_id
         UNION ALL
         SELECT date_trunc('hour', finished_at, 'UTC'), kind, model, state, count(*), sum(cost_usd) FROM jobs
-        WHERE finished_at > (SELECT through FROM progress WHERE name = 'totals') AND project_id = :project_id
+        WHERE finished_at > CAST(:through AS timestamptz) AND project_id = :project_id
         GROUP BY 1, 2, 3, 4
     ) AS ended
     WHERE hour >= date_trunc('hour', CAST(:since AS timestamptz), 'UTC') AND hour < CAST(:until AS timestamptz)
@@ -144,11 +146,9 @@ async def ended(
     db: AsyncConnection, project_id: UUID, since: datetime | None, until: datetime | None
 ) -> list[Row[Any]]:
     """Final jobs by ``kind``, ``model`` and ``state``, of the hours from ``since`` on that begin before ``until``."""
-    return list(
-        await db.execute(
-            _ENDED, {"project_id": project_id, "since": since or "-infinity", "until": until or "infinity"}
-        )
-    )
+    window = {"since": since or "-infinity", "until": until or "infinity"}
+    through = (await db.execute(_THROUGH)).scalar_one()
+    return list(await db.execute(_ENDED, {"project_id": project_id, "through": through, **window}))
 
 
 async def live(db: AsyncConnection, project_id: UUID) -> list[Row[Any]]:
