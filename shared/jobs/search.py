@@ -169,11 +169,12 @@ async def _sources(db: AsyncConnection, wanted: JobFilter, parameters: dict[str,
     found = [_of_label(label, number) for number, label in enumerate(labels)]
     if wanted.state or wanted.kind or wanted.model or wanted.priority:
         found.append(await _of_columns(db, wanted, parameters))
-    return found or [
-        _Source(
-            f"SELECT * FROM jobs WHERE project_id = :project_id AND {_between()} {_NEWEST_FIRST}", frozenset()
-        )
-    ]
+    return found or [_newest()]
+
+
+def _newest() -> _Source:
+    where = f"FROM jobs WHERE project_id = :project_id AND {_between()} {_NEWEST_FIRST}"
+    return _Source(f"SELECT * {where}", positions=f"SELECT created_at, id {where}")
 
 
 def _of_label(label: str, number: int) -> _Source:
