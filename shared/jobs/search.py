@@ -246,7 +246,9 @@ async def _read(
 
 async def _last_seen(db: AsyncConnection, positions: str, parameters: dict[str, Any]) -> Position | None:
     """The last candidate; None where there were fewer than one page looks at, so that nothing is left."""
-    statement = text(f"SELECT created_at, id FROM ({positions} LIMIT :candidates) AS c OFFSET {_CANDIDATES - 1}")
+    statement = text(
+        f"SELECT created_at, id FROM ({positions} LIMIT :candidates) AS c OFFSET {_CANDIDATES - 1}"
+    )
     row = (await db.execute(statement, parameters | {"candidates": _CANDIDATES})).one_or_none()
     return _position(row) if row else None
 
