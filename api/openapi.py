@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from api.errors import CODES, PROBLEM, Problem
 from shared.events.schemas import EventView
-from shared.jobs.schemas import JobSubmit
+from shared.jobs.schemas import JobsCancel, JobSubmit
 from shared.kinds import KINDS
 
 DESCRIPTION = """\
@@ -190,6 +190,15 @@ SUBMIT_BODY = {
         }
     },
 }
+CANCEL_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {"$ref": "#/components/schemas/JobsCancel"},
+            "example": {"filter": {"state": ["queued"], "tag": ["nightly"]}, "dry_run": True},
+        }
+    },
+}
 
 
 REPLAY_BODY = {
@@ -247,6 +256,7 @@ def _schemas() -> dict[str, Any]:
         Problem,
         JobSubmit,
         EventView,
+        JobsCancel,
         *(kind.input_model for kind in KINDS.values()),
     ]
     for model in models:

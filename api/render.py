@@ -81,6 +81,8 @@ def job_view(row: JobRow, waiting: WaitingReason | None, public_url: str) -> dic
         "warnings": row.warnings,
         "replay_of": row.replay_of,
         "keep_for": row.keep_seconds,
+        "tags": row.tags,
+        "metadata": row.metadata,
         "status_url": url,
         "result_url": f"{url}/result",
         "cancel_url": f"{url}/cancel",

@@ -35,6 +35,9 @@ SCHEDULE: dict[str, float] = {
     "tend_gates": 5.0,
     "forget_workers": 600.0,
     "prune": 2.0,
+    "count_ended": 10.0,
+    "copy_prompts": 10.0,
+    "audit_totals": 600.0,
 }
 #: A pass that takes longer is given up; the next one goes on where it stopped.
 _PASS_TIMEOUT = 60.0
@@ -139,6 +142,9 @@ class Running:
             "tend_gates": maintenance.tend_gates,
             "forget_workers": maintenance.forget_workers,
             "prune": maintenance.prune,
+            "count_ended": maintenance.count_ended,
+            "copy_prompts": maintenance.copy_prompts,
+            "audit_totals": maintenance.audit_totals,
         }
 
     async def _timed(self, name: str) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.artifacts import queries as artifacts
 from shared.config import Settings
@@ -16,7 +18,7 @@ from shared.db import Database
 from shared.gates import queries as gates
 from shared.idempotency import queries as idempotency
 from shared.idempotency.claim import KEPT_SECONDS
-from shared.jobs import claims, outcomes, queries, retention
+from shared.jobs import claims, outcomes, queries, retention, search, totals
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.queue import Doorbell
 from shared.wakeups import Wakeups
@@ -170,6 +172,35 @@ class Maintenance:
                 return True
             if time.monotonic() > end:
                 return False
+
+    async def count_ended(self) -> int:
+        """Counts jobs that have ended for the summary."""
+        return await self._whole(totals.count)
+
+    async def copy_prompts(self) -> int:
+        """Copies prompts to where they are searched."""
+        return await self._whole(lambda db: totals.copy_prompts(db, chars=search.PROMPT_CHARS))
+
+    async def _whole(self, step: Callable[[AsyncConnection], Awaitable[int]]) -> int:
+        """Repeats a step, each in a transaction of its own, until little is left; answers nothing worth a line."""
+        while True:
+            async with self._database.transaction() as db:
+                if await step(db) < totals.BATCH:
+                    return 0
+
+    async def audit_totals(self) -> int:
+        """Counts the last hours again: a number that was too low is corrected, and said."""
+        async with self._database.transaction() as db:
+            corrected = await totals.audit(db)
+        for row in corrected:
+            log.error(
+                "%s jobs of %s (%s) were counted too low in the hour %s",
+                row.state,
+                row.model,
+                row.kind,
+                row.hour,
+            )
+        return 0
 
     async def _ring(self, jobs: list[tuple[UUID, str]]) -> int:
         unsent = await self._doorbell.ring(jobs)

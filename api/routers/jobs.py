@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from sqlalchemy import Row
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -18,6 +18,7 @@ from api import body, conditional, idempotency, prefer, render
 from api.deps import ProjectRoute, Services, caller_of, services_of, uuid_of
 from api.openapi import (
     ACCEPTED_HEADERS,
+    CANCEL_BODY,
     GET_PARAMETERS,
     JOB_HEADERS,
     SUBMIT_BODY,
@@ -31,14 +32,30 @@ from shared.errors import FieldError, NotFound, PayloadTooLarge, ValidationFaile
 from shared.idempotency.claim import Answer, Claim
 from shared.jobs.drafts import Draft
 from shared.jobs.queries import JobRow
-from shared.jobs.schemas import CancelReceipt, JobDetail, JobPage, JobResult, JobSubmit, JobView
-from shared.jobs.status import FINAL, State, WaitingReason
+from shared.jobs.schemas import (
+    CancelReceipt,
+    JobDetail,
+    JobFilter,
+    JobPage,
+    JobQuery,
+    JobResult,
+    JobsCancel,
+    JobsCancelled,
+    JobsSummary,
+    JobSubmit,
+    JobView,
+    SummaryQuery,
+)
+from shared.jobs.status import FINAL, WaitingReason
 from shared.kinds import KINDS
 from shared.providers.catalog import catalog
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"], route_class=ProjectRoute)
+
+#: A filter's longest values take a tenth of it.
+_MAX_FILTER_BYTES = 100_000
 
 JobId = Annotated[str, Path(description="The job's id.", json_schema_extra={"format": "uuid"})]
 
@@ -182,6 +199,20 @@ def _has_pictures(parsed: Any) -> bool:
 
 
 @router.get(
+    "/summary",
+    response_model=JobsSummary,
+    summary="Count jobs",
+    responses=answers(401, 403, 422, 503),
+)
+async def summary(request: Request, query: Annotated[SummaryQuery, Query()]) -> Response:
+    """How many jobs there are in each state and of each model, why they wait, and what they cost.
+
+    The times bound final jobs only, in whole hours; what is queued or running is always counted.
+    """
+    return render.JsonResponse(await services_of(request).jobs.summary(caller_of(request).project_id, query))
+
+
+@router.get(
     "/{job_id}",  # noqa: FAST003  read by hand
     response_model=JobDetail | JobView,
     summary="Look at a job",
@@ -244,57 +275,49 @@ def _wants_attempts(request: Request) -> bool:
     return wanted is not None
 
 
-def _split(value: Any) -> Any:
-    """``state=queued&state=running`` and ``state=queued,running`` are the same."""
-    if isinstance(value, list):
-        return [word for part in value if isinstance(part, str) for word in part.split(",") if word]
-    return value
-
-
-class JobFilter(BaseModel):
-    """The query of the list."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    state: Annotated[
-        list[State],
-        BeforeValidator(_split),
-        Field(max_length=20, description="Only jobs in these states; may be repeated."),
-    ] = []
-    kind: Annotated[str | None, Field(description="Only jobs of this kind.", examples=["text.generate"])] = (
-        None
-    )
-    model: Annotated[
-        str | None, Field(description="Only jobs that asked for this alias.", examples=["gemini-flash"])
-    ] = None
-    cursor: Annotated[str | None, Field(max_length=200, description="`next_cursor` of the page before.")] = (
-        None
-    )
-    limit: Annotated[int, Field(ge=1, le=200, description="Jobs on a page.")] = 50
-
-
 @router.get(
     "",
     response_model=JobPage,
     summary="List jobs",
     responses=answers(400, 401, 403, 422, 503),
 )
-async def list_jobs(request: Request, query: Annotated[JobFilter, Query()]) -> Response:
-    """Newest first. A page ends where its cursor says, whatever is submitted meanwhile."""
-    _known("kind", query.kind, list(KINDS))
-    _known("model", query.model, list(catalog()))
+async def list_jobs(request: Request, query: Annotated[JobQuery, Query()]) -> Response:
+    """Newest first. A page ends where its cursor says, whatever is submitted meanwhile.
+
+    Where what is asked for is rare, a page may hold fewer jobs than its `limit`, even none, and still have a
+    `next_cursor`: go on until that is null.
+    """
+    _known_words(query, "?")
     jobs = services_of(request).jobs
-    rows, cursor = await jobs.list(
-        caller_of(request).project_id,
-        limit=query.limit,
-        cursor=query.cursor,
-        states=query.state,
-        kind=query.kind,
-        model=query.model,
-    )
+    rows, cursor = await jobs.list(caller_of(request).project_id, query)
     public_url = request.scope["public_url"]
     items = [render.job_view(row, await jobs.waiting_reason(row), public_url) for row in rows]
     return render.JsonResponse({"items": items, "next_cursor": cursor})
+
+
+@router.post(
+    "/cancel",
+    response_model=JobsCancelled,
+    summary="Cancel many jobs",
+    responses=answers(400, 401, 403, 408, 413, 415, 422, 503),
+    openapi_extra={"requestBody": CANCEL_BODY},
+)
+async def cancel_all(request: Request) -> Response:
+    """Cancels the queued and running jobs that a filter lets through; `dry_run` only counts them.
+
+    Safe to send again, and to be sent again where it answers with `more`.
+    """
+    services = services_of(request)
+    async with services.body_bytes.room() as room:
+        data = await body.read(request, _MAX_FILTER_BYTES, room)
+    try:
+        wanted = JobsCancel.model_validate(body.parse(data))
+    except ValidationError as error:
+        raise ValidationFailed(
+            "The request is not allowed; errors names each field.", errors=field_errors(error)
+        ) from None
+    _known_words(wanted.filter, "/filter/")
+    return render.JsonResponse(await services.jobs.cancel_all(caller_of(request).project_id, wanted))
 
 
 @router.post(
@@ -357,11 +380,17 @@ def job_id_of(value: str) -> UUID:
     return found
 
 
-def _known(name: str, value: str | None, allowed: list[str]) -> None:
-    if value is None or value in allowed:
-        return
-    error = FieldError(f"?{name}", "not_allowed", f"must be one of: {', '.join(allowed)}", allowed)
-    raise ValidationFailed("The query is not allowed; errors names each parameter.", errors=[error])
+def _known_words(wanted: JobFilter, prefix: str) -> None:
+    """Raises: ValidationFailed: there is no such kind or model."""
+    for name, value, allowed in (
+        ("kind", wanted.kind, list(KINDS)),
+        ("model", wanted.model, list(catalog())),
+    ):
+        if value is not None and value not in allowed:
+            error = FieldError(
+                f"{prefix}{name}", "not_allowed", f"must be one of: {', '.join(allowed)}", allowed
+            )
+            raise ValidationFailed("The filter is not allowed; errors names each field.", errors=[error])
 
 
 #: Those that nearly all requests are for, and that take nothing but the request.

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 #: What a client sees of a job; without ``input`` and ``result``, which can be large.
 VIEW = """
-    j.id, j.project_id, j.kind, j.model, j.priority, j.queue, j.warnings, j.state, j.version, j.attempt,
+    j.id, j.project_id, j.kind, j.model, j.priority, j.queue, j.warnings, j.tags, j.metadata, j.state, j.version, j.attempt,
     j.snoozes, j.max_attempts, j.timeout_seconds, j.on_unknown, j.created_at, j.scheduled_at, j.started_at,
     j.finished_at, j.expires_at, j.cancel_requested_at, j.error, j.provider, j.upstream_model,
     j.model_version, j.usage, j.cost_usd, j.replay_of, j.keep_seconds,
@@ -56,6 +57,8 @@ class NewJob(NamedTuple):
     expires_at: datetime | None
     waiting_reason: str | None
     waiting_until: datetime | None
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, str] = MappingProxyType({})
     replay_of: UUID | None = None
     keep_seconds: float | None = None
     state: str = "queued"
@@ -86,13 +89,20 @@ _SUBMIT = text("""
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
             id uuid, project_id uuid, kind text, model text, priority text, queue text, input jsonb,
             warnings jsonb, max_attempts smallint, timeout_seconds float8, on_unknown text,
-            scheduled_at timestamptz, expires_at timestamptz, replay_of uuid, keep_seconds float8)
+            scheduled_at timestamptz, expires_at timestamptz, replay_of uuid, keep_seconds float8, tags text[],
+            metadata jsonb)
+    ), label AS (
+        INSERT INTO job_labels (job_id, label, project_id, created_at)
+        SELECT id, '#' || unnest(tags), project_id, now() FROM row WHERE tags <> '{}'
+        UNION ALL
+        SELECT id, key || '=' || value, project_id, now() FROM row, jsonb_each_text(metadata) WHERE metadata <> '{}'
     ), j AS (
-        INSERT INTO jobs (id, project_id, kind, model, priority, queue, input, warnings, max_attempts,
+        INSERT INTO jobs (id, project_id, kind, model, priority, queue, input, warnings, tags, metadata, max_attempts,
                           timeout_seconds, on_unknown, scheduled_at, expires_at, replay_of, keep_seconds, published_at,
                           waiting_reason)
-        SELECT id, project_id, kind, model, priority, queue, input, warnings, max_attempts, timeout_seconds,
-               on_unknown, coalesce(scheduled_at, now()), expires_at, replay_of, keep_seconds,
+        SELECT id, project_id, kind, model, priority, queue, input, warnings, coalesce(tags, '{}'),
+               coalesce(metadata, '{}'), max_attempts, timeout_seconds, on_unknown, coalesce(scheduled_at, now()),
+               expires_at, replay_of, keep_seconds,
                CASE WHEN scheduled_at > now() THEN NULL ELSE now() END,
                CASE WHEN scheduled_at > now() THEN 'scheduled' END
         FROM row
@@ -227,9 +237,10 @@ _PRESENT = text("""
 
 _CANCEL = text(f"""
     WITH j AS (
-        SELECT id FROM jobs WHERE id = :id AND project_id = :project_id AND state IN ('queued', 'running')
+        SELECT id FROM jobs
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND project_id = :project_id AND state IN ('queued', 'running')
           AND cancel_requested_at IS NULL
-        FOR UPDATE
+        ORDER BY id FOR UPDATE
     ), cancelled AS (
         UPDATE jobs SET cancel_requested_at = now(), version = version + 1,
             state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END,
@@ -376,6 +387,8 @@ def _new_job(row: dict[str, Any], now: datetime, *, later: bool) -> NewJob:
         created_at=now,
         scheduled_at=at,
         expires_at=row["expires_at"],
+        tags=row.get("tags") or [],
+        metadata=row.get("metadata") or {},
         replay_of=row.get("replay_of"),
         keep_seconds=row.get("keep_seconds"),
         waiting_reason="scheduled" if later else None,
@@ -476,7 +489,12 @@ async def present(db: Executor, attempts: Sequence[tuple[UUID, int]]) -> dict[UU
 
 async def cancel(db: AsyncConnection, project_id: UUID, job_id: UUID) -> Row[Any] | None:
     """Cancels a queued job, or asks the worker of a running one to stop. None: neither, or asked before."""
-    return (await db.execute(_CANCEL, {"id": job_id, "project_id": project_id})).one_or_none()
+    return next(iter(await cancel_many(db, project_id, [job_id])), None)
+
+
+async def cancel_many(db: AsyncConnection, project_id: UUID, ids: Sequence[UUID]) -> list[Row[Any]]:
+    """Likewise for many; answers those that it changed."""
+    return list(await db.execute(_CANCEL, {"ids": list(ids), "project_id": project_id}))
 
 
 async def dispatch_due(db: AsyncConnection, *, limit: int) -> list[tuple[UUID, str]]:
@@ -528,36 +546,6 @@ async def result(db: AsyncConnection, project_id: UUID, job_id: UUID) -> Row[Any
 
 async def attempts(db: AsyncConnection, job_id: UUID) -> list[Row[Any]]:
     return list(await db.execute(_ATTEMPTS, {"id": job_id}))
-
-
-async def newest(
-    db: AsyncConnection,
-    project_id: UUID,
-    *,
-    limit: int,
-    before: tuple[datetime, UUID] | None,
-    states: Sequence[str] = (),
-    kind: str | None = None,
-    model: str | None = None,
-) -> list[Row[Any]]:
-    """A page of a project's jobs, newest first, from just after a position on."""
-    where = ["j.project_id = :project_id"]
-    parameters: dict[str, Any] = {"project_id": project_id, "limit": limit}
-    if before is not None:
-        where.append("(j.created_at, j.id) < (:created_at, :id)")
-        parameters |= {"created_at": before[0], "id": before[1]}
-    if states:
-        where.append("j.state = ANY(CAST(:states AS text[]))")
-        parameters["states"] = list(states)
-    for column, value in (("kind", kind), ("model", model)):
-        if value is not None:
-            where.append(f"j.{column} = :{column}")
-            parameters[column] = value
-    statement = text(
-        f"SELECT {VIEW} FROM jobs j WHERE {' AND '.join(where)} "
-        "ORDER BY j.created_at DESC, j.id DESC LIMIT :limit"
-    )
-    return list(await db.execute(statement, parameters))
 
 
 def _json(rows: Sequence[dict[str, Any]]) -> str:

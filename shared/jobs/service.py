@@ -7,6 +7,7 @@ import base64
 import binascii
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,10 +24,10 @@ from shared.config import Settings
 from shared.db import Database, is_unavailable, within
 from shared.errors import BadRequest, Conflict, FieldError, NotFound, ValidationFailed, field_errors, shown
 from shared.idempotency.claim import Answer, AnswerOf, Claim
-from shared.jobs import queries, retention
+from shared.jobs import queries, retention, search, totals
 from shared.jobs.drafts import Draft, Keyed, KeyedSubmits, digests_of, store_with_images
 from shared.jobs.queries import JobRow, NewJob
-from shared.jobs.schemas import JobSubmit
+from shared.jobs.schemas import JobFilter, JobQuery, JobsCancel, JobSubmit, SummaryQuery
 from shared.jobs.status import FINAL, State, WaitingReason
 from shared.kinds import KINDS
 from shared.kinds.base import Accepted, InputRejected, Kind
@@ -42,6 +43,10 @@ _INLINE_BYTES = 64 * 1024
 _WORKERS_CACHE_SECONDS = 2.0
 #: A worker that has not been heard of for this long counts as gone.
 WORKER_ALIVE_SECONDS = 30.0
+
+#: Jobs that are cancelled in one transaction, and seconds that one request spends on it at most.
+_CANCEL_BATCH = 200
+_CANCEL_ALL_SECONDS = 5.0
 
 _LIVE_QUEUES = text("""
     SELECT DISTINCT unnest(queues) AS queue FROM workers
@@ -133,33 +138,74 @@ class JobService:
 
         return await within(self._patience, read())
 
-    async def list(
-        self,
-        project_id: UUID,
-        *,
-        limit: int,
-        cursor: str | None,
-        states: Sequence[State],
-        kind: str | None,
-        model: str | None,
-    ) -> tuple[list[Row[Any]], str | None]:
+    async def list(self, project_id: UUID, query: JobQuery) -> tuple[list[Row[Any]], str | None]:
         """A page and the cursor of the next one.
 
         Raises:
             BadRequest: the cursor is not one of ours.
         """
-        before = _read_cursor(cursor) if cursor else None
+        after = _read_cursor(query.cursor) if query.cursor else None
 
-        async def read() -> Sequence[Row[Any]]:
+        async def read() -> search.Page:
             async with self._database.transaction() as db:
-                return await queries.newest(
-                    db, project_id, limit=limit + 1, before=before, states=states, kind=kind, model=model
-                )
+                return await search.page(db, project_id, query, limit=query.limit, after=after)
 
-        rows = list(await within(self._patience, read()))
-        more = len(rows) > limit
-        rows = rows[:limit]
-        return rows, _cursor(rows[-1]) if more else None
+        page = await within(self._patience, read())
+        return page.rows, _cursor(page.next) if page.next else None
+
+    async def summary(self, project_id: UUID, query: SummaryQuery) -> dict[str, Any]:
+        """``JobsSummary``: what the project's jobs are, why they wait, and what they cost."""
+
+        async def read() -> tuple[Sequence[Row[Any]], Sequence[Row[Any]]]:
+            async with self._database.transaction() as db:
+                await db.execute(totals.ONE_SNAPSHOT)
+                await search.plan_each_time(db)
+                ended = await totals.ended(db, project_id, query.finished_after, query.finished_before)
+                return ended, await totals.live(db, project_id)
+
+        ended, live = await within(self._patience, read())
+        waiting: Counter[str] = Counter()
+        for row in live:
+            if row.state == State.QUEUED:
+                waiting[await self.waiting_reason(row) or ""] += row.jobs
+        return totals.summary(ended, live, waiting)
+
+    async def cancel_all(self, project_id: UUID, request: JobsCancel) -> dict[str, Any]:
+        """``JobsCancelled``: cancels what the filter lets through, a few hundred in each transaction."""
+        states = [state for state in request.filter.state or State if state not in FINAL]
+        wanted = request.filter.model_copy(update={"state": states})
+        found: Counter[str] = Counter()
+        after: search.Position | None = None
+        ends_at = time.monotonic() + _CANCEL_ALL_SECONDS
+        more = bool(states)
+        while more and found["matched"] < request.limit and time.monotonic() < ends_at:
+            limit = min(_CANCEL_BATCH, request.limit - found["matched"])
+            page, changed = await within(
+                self._patience, self._cancel_page(project_id, wanted, limit, after, dry_run=request.dry_run)
+            )
+            found["matched"] += len(page.rows)
+            self._wakeups.changed([(project_id, row.id) for row in changed])
+            for row in changed:
+                found[row.state] += 1
+                if row.state == State.RUNNING:
+                    await self._wakeups.cancel_requested(row.id)
+            after, more = page.next, page.next is not None
+        return {
+            "dry_run": request.dry_run,
+            "matched": found["matched"],
+            "cancelled": found[State.CANCELLED],
+            "cancel_requested": found[State.RUNNING],
+            "more": more,
+        }
+
+    async def _cancel_page(
+        self, project_id: UUID, wanted: JobFilter, limit: int, after: search.Position | None, *, dry_run: bool
+    ) -> tuple[search.Page, Sequence[Row[Any]]]:
+        async with self._database.transaction() as db:
+            page = await search.page(db, project_id, wanted, limit=limit, after=after)
+            if dry_run or not page.rows:
+                return page, []
+            return page, await queries.cancel_many(db, project_id, [row.id for row in page.rows])
 
     async def cancel(self, project_id: UUID, job_id: UUID) -> Cancelled:
         """Cancels at once where nobody runs the job; otherwise its worker is told. Cancelling twice is fine.
@@ -304,6 +350,8 @@ class JobService:
             "queue": queue_name(kind.queue, job.priority),
             "input": accepted.stored,
             "warnings": accepted.warnings,
+            "tags": job.tags,
+            "metadata": job.metadata,
             "max_attempts": job.max_attempts or self._settings.job_max_attempts,
             "timeout_seconds": job.timeout or self._settings.job_timeout,
             "on_unknown": job.on_unknown,
@@ -440,18 +488,22 @@ def _is_light(item: Any) -> bool:
             return True
 
 
-def _cursor(row: Row[Any]) -> str:
-    return base64.urlsafe_b64encode(f"{row.created_at.isoformat()}/{row.id}".encode()).decode().rstrip("=")
+def _cursor(position: search.Position) -> str:
+    return (
+        base64.urlsafe_b64encode(f"{position.created_at.isoformat()}/{position.id}".encode())
+        .decode()
+        .rstrip("=")
+    )
 
 
-def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
+def _read_cursor(cursor: str) -> search.Position:
     try:
         decoded = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
         moment, _, job_id = decoded.partition("/")
         parsed = datetime.fromisoformat(moment)
         if parsed.tzinfo is None:
             raise ValueError("no time zone")
-        return parsed, UUID(job_id)
+        return search.Position(parsed, UUID(job_id))
     except (ValueError, binascii.Error):
         raise BadRequest(
             "The cursor is not one that this API gave out; leave it out to start at the newest job.",

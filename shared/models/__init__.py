@@ -6,6 +6,7 @@ from shared.models.base import Base
 from shared.models.gates import ModelGate
 from shared.models.idempotency import IdempotencyKey
 from shared.models.jobs import Attempt, Job, JobEvent
+from shared.models.lists import JobLabel, JobPrompt, JobTotals, Progress
 from shared.models.workers import Worker
 
 __all__ = [
@@ -17,7 +18,11 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "JobEvent",
+    "JobLabel",
+    "JobPrompt",
+    "JobTotals",
     "ModelGate",
+    "Progress",
     "Project",
     "Worker",
 ]

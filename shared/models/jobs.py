@@ -21,7 +21,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.models.base import Base, CreatedAt, Json, ProjectId, Timestamp, one_of
@@ -94,6 +94,19 @@ class Job(Base):
             postgresql_where=text("finished_at IS NOT NULL AND keep_seconds IS NOT NULL"),
         ),
         Index("ix_jobs_running", "id", postgresql_where=text("state = 'running'")),
+        # Lists read it in order, one branch for each combination; written once a job, at its end.
+        Index(
+            "ix_jobs_final",
+            "project_id",
+            "state",
+            "kind",
+            "model",
+            "priority",
+            desc("created_at"),
+            desc("id"),
+            postgresql_where=text(one_of("state", FINAL_STATES)),
+        ),
+        Index("ix_jobs_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -107,6 +120,9 @@ class Job(Base):
     input: Mapped[Json]
     #: What the client should know about its request, such as a parameter without effect.
     warnings: Mapped[list[object]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
+    #: Words and pairs of the client's own, for lists; ``job_labels`` holds them once more, to be found by.
+    tags: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'::text[]"))
+    labels: Mapped[dict[str, str]] = mapped_column("metadata", JSONB, server_default=text("'{}'::jsonb"))
 
     state: Mapped[str] = mapped_column(Text, server_default="queued")
     #: Goes up with every event; the ETag.

@@ -1,0 +1,189 @@
+"""Counts and costs of a project's jobs, exact and in bounded work.
+
+Jobs that have ended are counted once, by beat, into one row for each project, hour, kind, model and state; what ended
+since (``progress`` says since when) is counted when somebody asks, and so are the jobs that live. Nothing is counted on
+the path of a job. See ``docs/decisions/0013-lists.md``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.jobs.status import State
+
+#: By then a transaction that began has ended: a statement and an idle one are ended by the server long before.
+SETTLED_SECONDS = 60.0
+#: Jobs that one pass of beat takes at most, but for those of the same instant.
+BATCH = 5000
+
+_TAKE = text("SELECT through FROM progress WHERE name = :name FOR UPDATE SKIP LOCKED")
+
+_THROUGH = text("SELECT through FROM progress WHERE name = 'totals'")
+
+_COUNT = text("""
+    WITH slice AS (
+        SELECT least(now() - make_interval(secs => :settled), (
+            SELECT finished_at FROM jobs WHERE finished_at > CAST(:through AS timestamptz)
+            ORDER BY finished_at OFFSET :batch LIMIT 1)) AS upto
+    ), counted AS (
+        SELECT project_id, date_trunc('hour', finished_at, 'UTC') AS hour, kind, model, state,
+               count(*) AS jobs, sum(cost_usd) AS cost_usd
+        FROM jobs WHERE finished_at > CAST(:through AS timestamptz) AND finished_at <= (SELECT upto FROM slice)
+        GROUP BY 1, 2, 3, 4, 5
+    ), written AS (
+        INSERT INTO job_totals AS t (project_id, hour, kind, model, state, jobs, cost_usd)
+        SELECT * FROM counted
+        ON CONFLICT (project_id, hour, kind, model, state)
+        DO UPDATE SET jobs = t.jobs + excluded.jobs, cost_usd = t.cost_usd + excluded.cost_usd
+    )
+    UPDATE progress SET through = greatest(through, upto) FROM slice WHERE name = 'totals'
+    RETURNING (SELECT coalesce(sum(jobs), 0)::bigint FROM counted) AS jobs
+""")
+
+_COPY = text("""
+    WITH slice AS (
+        SELECT least(now() - make_interval(secs => :settled), (
+            SELECT min(at) FROM projects CROSS JOIN LATERAL (
+                SELECT created_at AS at FROM jobs
+                WHERE project_id = projects.id AND created_at > CAST(:through AS timestamptz)
+                ORDER BY created_at OFFSET :batch LIMIT 1) AS each)) AS upto
+    ), copied AS (
+        INSERT INTO job_prompts (job_id, project_id, created_at, prompt)
+        SELECT j.id, j.project_id, j.created_at, left(j.input ->> 'prompt', :chars)
+        FROM slice CROSS JOIN projects CROSS JOIN LATERAL (
+            SELECT * FROM jobs WHERE project_id = projects.id AND created_at > CAST(:through AS timestamptz)
+            AND created_at <= upto) AS j
+        WHERE j.input ->> 'prompt' IS NOT NULL
+        ORDER BY j.created_at
+        ON CONFLICT (job_id) DO NOTHING
+        RETURNING job_id
+    )
+    UPDATE progress SET through = greatest(through, upto) FROM slice WHERE name = 'prompts'
+    RETURNING (SELECT count(*) FROM copied) AS jobs
+""")
+
+#: Jobs that were deleted since are missing in the new count, never in the old one.
+_AUDIT = text("""
+    WITH recounted AS (
+        SELECT project_id, date_trunc('hour', finished_at, 'UTC') AS hour, kind, model, state,
+               count(*) AS jobs, sum(cost_usd) AS cost_usd
+        FROM jobs
+        WHERE finished_at >= date_trunc('hour', now() - interval '1 hour', 'UTC') AND finished_at <= CAST(:through AS timestamptz)
+        GROUP BY 1, 2, 3, 4, 5
+    )
+    INSERT INTO job_totals AS t (project_id, hour, kind, model, state, jobs, cost_usd)
+    SELECT * FROM recounted
+    ON CONFLICT (project_id, hour, kind, model, state)
+    DO UPDATE SET jobs = excluded.jobs, cost_usd = excluded.cost_usd WHERE excluded.jobs > t.jobs
+    RETURNING hour, kind, model, state
+""")
+
+#: Or a job that ends in between would be counted twice, or not at all.
+ONE_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+_ENDED = text("""
+    SELECT kind, model, state, sum(jobs)::bigint AS jobs, sum(cost_usd) AS cost_usd,
+           coalesce(sum(cost_usd) FILTER (WHERE hour >= date_trunc('day', now(), 'UTC')), 0) AS cost_today
+    FROM (
+        SELECT hour, kind, model, state, jobs, cost_usd FROM job_totals WHERE project_id = :project_id
+        UNION ALL
+        SELECT date_trunc('hour', finished_at, 'UTC'), kind, model, state, count(*), sum(cost_usd) FROM jobs
+        WHERE finished_at > CAST(:through AS timestamptz) AND project_id = :project_id
+        GROUP BY 1, 2, 3, 4
+    ) AS ended
+    WHERE hour >= date_trunc('hour', CAST(:since AS timestamptz), 'UTC') AND hour < CAST(:until AS timestamptz)
+    GROUP BY kind, model, state
+""")
+
+_LIVE = text("""
+    SELECT kind, model, state, queue, count(*) AS jobs, sum(cost_usd) AS cost_usd,
+           CASE WHEN state = 'queued' AND (scheduled_at > now() OR published_at IS NULL) THEN waiting_reason END AS waiting_reason,
+           extract(epoch FROM now() - min(scheduled_at) FILTER (WHERE state = 'queued' AND scheduled_at <= now())) AS oldest
+    FROM jobs
+    WHERE project_id = :project_id AND (state = 'running' OR (state = 'queued' AND published_at IS NULL)
+          OR (state = 'queued' AND published_at IS NOT NULL))
+    GROUP BY 1, 2, 3, 4, 7
+""")
+
+
+async def count(db: AsyncConnection) -> int:
+    """Counts the next jobs that have ended; answers how many. Another beat that is at it is left alone."""
+    return await _advance(db, "totals", {"batch": 4 * BATCH})
+
+
+async def copy_prompts(db: AsyncConnection, *, chars: int) -> int:
+    """Copies the next prompts for search, their first characters; answers how many."""
+    return await _advance(db, "prompts", {"batch": BATCH, "chars": chars})
+
+
+async def _advance(db: AsyncConnection, name: str, parameters: dict[str, Any]) -> int:
+    taken = (await db.execute(_TAKE, {"name": name})).one_or_none()
+    if taken is None:
+        return 0
+    given = {"through": taken.through, "settled": SETTLED_SECONDS, **parameters}
+    jobs: int = (await db.execute(_COUNT if name == "totals" else _COPY, given)).scalar_one()
+    return jobs
+
+
+async def audit(db: AsyncConnection) -> list[Row[Any]]:
+    """Counts this hour and the one before again, and corrects what was too low: ``hour``, ``kind``, ``model``, ``state``.
+
+    There is nothing to correct unless the database's clock was set back.
+    """
+    taken = (await db.execute(_TAKE, {"name": "totals"})).one_or_none()
+    return [] if taken is None else list(await db.execute(_AUDIT, {"through": taken.through}))
+
+
+async def ended(
+    db: AsyncConnection, project_id: UUID, since: datetime | None, until: datetime | None
+) -> list[Row[Any]]:
+    """Final jobs by ``kind``, ``model`` and ``state``, of the hours from ``since`` on that begin before ``until``."""
+    window = {"since": since or "-infinity", "until": until or "infinity"}
+    through = (await db.execute(_THROUGH)).scalar_one()
+    return list(await db.execute(_ENDED, {"project_id": project_id, "through": through, **window}))
+
+
+async def live(db: AsyncConnection, project_id: UUID) -> list[Row[Any]]:
+    """Jobs that are not final by ``kind``, ``model``, ``state``, ``queue`` and ``waiting_reason``; ``oldest`` in seconds."""
+    return list(await db.execute(_LIVE, {"project_id": project_id}))
+
+
+def summary(
+    ended: Sequence[Row[Any]], live: Sequence[Row[Any]], waiting: Mapping[str, int]
+) -> dict[str, Any]:
+    """``JobsSummary`` of what ``ended`` and ``live`` answered, and how many queued jobs wait for each reason."""
+    states: Counter[str] = Counter(dict.fromkeys(State, 0))
+    models: dict[tuple[str, str], dict[str, Any]] = {}
+    queues: dict[str, dict[str, Any]] = {}
+    for row in (*ended, *live):
+        states[row.state] += row.jobs
+        key = (row.kind, row.model)
+        of_model = models.setdefault(key, {"states": Counter(), "cost_usd": Decimal(0)})
+        of_model["states"][row.state] += row.jobs
+        of_model["cost_usd"] += row.cost_usd
+    for row in live:
+        of_queue = queues.setdefault(row.queue, {"queued": 0, "running": 0, "oldest_waiting_seconds": None})
+        of_queue[row.state] += row.jobs
+        if row.oldest is not None:
+            of_queue["oldest_waiting_seconds"] = max(
+                of_queue["oldest_waiting_seconds"] or 0.0, float(row.oldest)
+            )
+    under_way = sum((row.cost_usd for row in live), Decimal(0))
+    return {
+        "states": states,
+        "models": [{"kind": kind, "model": model, **models[kind, model]} for kind, model in sorted(models)],
+        "waiting": waiting,
+        "queues": [{"queue": queue, **queues[queue]} for queue in sorted(queues)],
+        "cost_usd": {
+            "today": sum((row.cost_today for row in ended), under_way),
+            "total": sum((row.cost_usd for row in ended), under_way),
+        },
+    }
