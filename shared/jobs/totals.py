@@ -160,7 +160,7 @@ def summary(
     ended: Sequence[Row[Any]], live: Sequence[Row[Any]], waiting: Mapping[str, int]
 ) -> dict[str, Any]:
     """``JobsSummary`` of what ``ended`` and ``live`` answered, and how many queued jobs wait for each reason."""
-    states: Counter[str] = Counter(dict.fromkeys(State, 0))
+    states: Counter[str] = Counter(dict.fromkeys(map(str, State), 0))
     models: dict[tuple[str, str], dict[str, Any]] = {}
     queues: dict[str, dict[str, Any]] = {}
     for row in (*ended, *live):
@@ -180,7 +180,7 @@ def summary(
     return {
         "states": states,
         "models": [{"kind": kind, "model": model, **models[kind, model]} for kind, model in sorted(models)],
-        "waiting": waiting,
+        "waiting": {str(reason): jobs for reason, jobs in waiting.items()},
         "queues": [{"queue": queue, **queues[queue]} for queue in sorted(queues)],
         "cost_usd": {
             "today": sum((row.cost_today for row in ended), under_way),

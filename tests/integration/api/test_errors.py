@@ -59,7 +59,11 @@ async def test_head_is_taken_wherever_get_is(
     paths = {route.path.format(**values) for route in app.routes if "GET" in getattr(route, "methods", ())}  # type: ignore[attr-defined]
     assert len(paths) > 10
     for path in paths:
-        got, head = await client.get(path), await client.head(path)
+        head = await client.head(path)
+        if path.endswith("/events"):  # what GET answers does not end
+            assert head.status_code == 200
+            continue
+        got = await client.get(path)
         assert (head.status_code, head.headers.get("etag")) == (got.status_code, got.headers.get("etag")), (
             path
         )

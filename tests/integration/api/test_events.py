@@ -240,6 +240,7 @@ class TestOfAProject:
         self, http: httpx.AsyncClient, database: Database, project_id: UUID
     ) -> None:
         async with database.engine.connect() as held:
+            await held.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             await held.execute(text("SELECT pg_current_xact_id()"))
             answer = await http.get("/events")
         assert "An old transaction" in problem(answer, 503, "unavailable")["detail"]

@@ -64,7 +64,7 @@ from tests.integration.shared.jobs.model import (
 )
 from worker.maintenance import Maintenance
 
-EXAMPLES, STEPS = 50, 50
+EXAMPLES, STEPS = 80, 50
 #: So few jobs that most steps meet one again.
 FEW = 12
 GRACE = UNIT
