@@ -111,3 +111,18 @@ async def test_too_many_waiting_are_refused_at_once() -> None:
         await coalescer(4)
     recorder.gate.set()
     await asyncio.gather(*tasks)
+
+
+async def test_patience_ends_the_wait_of_the_batch_and_of_those_behind_it() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    coalescer: Coalescer[int, int] = Coalescer(recorder.run, patience=0.05)
+    first = asyncio.create_task(coalescer(1))
+    await asyncio.sleep(0.02)
+    behind = asyncio.create_task(coalescer(2))
+    found = await asyncio.gather(first, behind, return_exceptions=True)
+    assert [type(error) for error in found] == [TimeoutError, TimeoutError]
+    # The work was left behind, and the lane is free again.
+    recorder.gate.set()
+    assert await coalescer(3) == 6
+    assert recorder.batches == [[1], [3]]
