@@ -82,7 +82,8 @@ def test_after_the_record(new_stack: NewStack) -> None:
 
 @pytest.mark.fault(11, "killed after artifacts are written")
 def test_before_artifacts_are_committed(new_stack: NewStack) -> None:
-    stack = new_stack(workers=1, LEASE_SECONDS=3)
+    # Each of the five holds a connection, and some are kept from pictures.
+    stack = new_stack(workers=1, LEASE_SECONDS=3, DATABASE_POOL_SIZE=14)
     with stack.orders.hold("artifacts", count=5) as held:
         stack.clients.submit(5, kind="image", seconds=0.2)
         stack.wait_until(lambda: len(held()) == 5, 30, "all pictures are written")
