@@ -144,7 +144,9 @@ class JobService:
         waiting: Counter[str] = Counter()
         for row in live:
             if row.state == State.QUEUED:
-                waiting[await self.waiting_reason(row) or ""] += row.jobs
+                reason = await self.waiting_reason(row)
+                assert reason is not None  # it is queued
+                waiting[reason.value] += row.jobs
         return totals.summary(ended, live, waiting)
 
     async def cancel_all(self, project_id: UUID, request: JobsCancel) -> dict[str, Any]:

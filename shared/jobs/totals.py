@@ -160,7 +160,7 @@ def summary(
     ended: Sequence[Row[Any]], live: Sequence[Row[Any]], waiting: Mapping[str, int]
 ) -> dict[str, Any]:
     """``JobsSummary`` of what ``ended`` and ``live`` answered, and how many queued jobs wait for each reason."""
-    states: Counter[str] = Counter(dict.fromkeys(State, 0))
+    states: Counter[str] = Counter({state.value: 0 for state in State})
     models: dict[tuple[str, str], dict[str, Any]] = {}
     queues: dict[str, dict[str, Any]] = {}
     for row in (*ended, *live):

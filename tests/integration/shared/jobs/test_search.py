@@ -6,6 +6,7 @@ from itertools import product
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from shared.jobs import search, totals
 from shared.jobs.schemas import JobFilter
@@ -75,7 +76,7 @@ async def test_every_combination_answers_as_a_plain_scan_would(
     await some(jobs)
     if copied:
         monkeypatch.setattr(totals, "SETTLED_SECONDS", 0.0)
-        monkeypatch.setattr(search, "_HURRY", search.text("SET LOCAL statement_timeout = 5000"))
+        monkeypatch.setattr(search, "_HURRY", text("SET LOCAL statement_timeout = 5000"))
         async with jobs.database.transaction() as db:
             assert await totals.copy_prompts(db, chars=search.PROMPT_CHARS) == 24
     rows = await jobs.ask(
@@ -102,8 +103,8 @@ async def test_the_trigram_index_is_asked_no_longer_than_it_may_take(
 ) -> None:
     """Then the page ends where the walk did, and the next one goes on from there."""
     monkeypatch.setattr(search, "_CANDIDATES", 4)
-    monkeypatch.setattr(search, "_HURRY", search.text("SET LOCAL statement_timeout = 1"))
-    monkeypatch.setattr(search, "_PROMPTS_THROUGH", search.text("SELECT now() AS through"))
+    monkeypatch.setattr(search, "_HURRY", text("SET LOCAL statement_timeout = 1"))
+    monkeypatch.setattr(search, "_PROMPTS_THROUGH", text("SELECT now() AS through"))
     await some(jobs)
     await jobs.run(
         "CREATE FUNCTION slow(uuid) RETURNS boolean LANGUAGE sql AS 'SELECT pg_sleep(0.1) IS NOT NULL'"
