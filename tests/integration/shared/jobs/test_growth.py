@@ -36,7 +36,7 @@ _FILTERS: list[dict[str, Any]] = [
     {"metadata": ["user=500"], "tag": ["env:prod"]},
     {"created_before": (datetime.now(UTC) - timedelta(days=300)).isoformat()},
     {"state": ["failed"], "created_before": (datetime.now(UTC) - timedelta(days=20)).isoformat()},
-    *({"q": text} for text in ("number", "number654321", "zzqqxx", "number number")),
+    *({"q": words} for words in ("number", "number654321", "zzqqxx", "number number")),
     {"q": "zzqqxx", "state": ["failed"]},
     {"q": "zzqqxx", "tag": ["env:prod"]},
 ]
@@ -59,7 +59,7 @@ async def test_a_million_finished_jobs(
 ) -> None:
     if "slow" not in request.config.option.markexpr:
         pytest.skip("takes minutes; see the file's first lines")
-    grow(str(settings.database_url), jobs.project_id, jobs=JOBS)
+    grow(settings.database_url.get_secret_value(), jobs.project_id, jobs=JOBS)
     await jobs.run(FILL, project=jobs.project_id, rows=400)
     await jobs.run(
         "INSERT INTO attempts (job_id, number, project_id, worker) "
