@@ -14,7 +14,7 @@ from shared.providers.transport import AnswerTooLargeError, Exchange, guarded
 pytestmark = pytest.mark.enable_socket
 
 
-def refused(status: int, body: bytes | bytearray, headers: Mapping[str, str]) -> ProviderError:  # noqa: ARG001
+def refused(status: int, body: bytes | bytearray, headers: Mapping[str, str]) -> ProviderError:
     return RetryableError(f"{status}: {bytes(body).decode()}")
 
 
