@@ -39,8 +39,8 @@ class Coalescer(Generic[Item, Result]):
         max_waiting: callers that may wait; beyond it ``Unavailable`` is raised at once.
         is_shared_fault: tells a fault of the outside from a fault of an item.
         patience: seconds that a batch may take. Then its callers, and those who wait for the next one, get
-            ``TimeoutError``, and the work is left behind: a server that hangs answers not even a cancel. One timer a
-            batch instead of one a call.
+            ``TimeoutError``, and the work is called off without waiting for that: a server that hangs answers not even
+            a cancel. One timer a batch instead of one a call.
     """
 
     def __init__(
@@ -93,11 +93,16 @@ class Coalescer(Generic[Item, Result]):
             # In the same step as the look at an empty queue: an item that comes later finds the lane free.
             self._busy -= 1
 
-    async def _run_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _run_batch(
+        self,
+        batch: Sequence[tuple[Item, asyncio.Future[Result]]],
+        rest: Sequence[tuple[Item, asyncio.Future[Result]]] = (),
+    ) -> None:
+        """Runs a batch; ``rest`` are those that come after it and lose patience with it."""
         try:
             results = await self._patiently([item for item, _ in batch])
         except _Overdue as error:
-            for _, future in [*batch, *self._waiting]:
+            for _, future in [*batch, *rest, *self._waiting]:
                 _settle(future, TimeoutError(*error.args))
             self._waiting.clear()
             return
@@ -108,8 +113,9 @@ class Coalescer(Generic[Item, Result]):
                 if not isinstance(error, Exception):
                     raise
                 return
-            for pair in batch:
-                await self._run_batch([pair])
+            for position, pair in enumerate(batch):
+                if not pair[1].done():
+                    await self._run_batch([pair], batch[position + 1 :])
             return
         for (_, future), result in zip(batch, results, strict=True):
             _settle(future, result)
@@ -121,6 +127,8 @@ class Coalescer(Generic[Item, Result]):
         done, _ = await asyncio.wait({task}, timeout=self._patience)
         if not done:
             task.add_done_callback(lambda late: late.cancelled() or late.exception())
+            # Not waited for. What has not gone out yet never does: its callers are told that it failed.
+            task.cancel()
             raise _Overdue(f"no answer within {self._patience:g} s")
         return task.result()
 

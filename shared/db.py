@@ -77,8 +77,7 @@ class Database:
         where = self.engine.dialect.create_connect_args(self.engine.url)[1]
         #: For single statements on hot paths, each a transaction of its own.
         self.direct = DirectConnections(direct, {**where, **options}, self.outage.went_well)
-        #: The same for what may be lost with a server that crashes, as a claim may: the next commit of the same job, the
-        #: note that its call goes out, waits for the disk, and with it for all that was written before.
+        #: The same for what may be lost with a server that crashes, as the renewal of a lease may.
         self.relaxed = DirectConnections(
             1,
             {**where, **options, "options": f"{options['options']} -c synchronous_commit=off"},

@@ -27,6 +27,9 @@ _TRUSTED_SECONDS = 30.0
 
 _DIALECT = dialect.dialect()  # type: ignore[no-untyped-call]
 
+#: What a prepared statement ends with that no longer fits the schema, or that somebody has deallocated.
+_STALE = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
+
 Connection = psycopg.AsyncConnection[Any]
 
 
@@ -39,7 +42,8 @@ class DirectConnections:
     def __init__(self, size: int, options: Mapping[str, Any], went_well: Callable[[], None]) -> None:
         self.size = size
         self._went_well = went_well
-        self._options = options
+        # Everything here looks rows up by their ids, whatever the ids: planning anew each time costs a fifth of the server.
+        self._options = {**options, "options": f"{options['options']} -c plan_cache_mode=force_generic_plan"}
         self._slots = asyncio.Semaphore(size)
         #: Each with the monotonic time of its last use; the one used last is taken first.
         self._idle: deque[tuple[float, Connection]] = deque()
@@ -52,15 +56,25 @@ class DirectConnections:
             psycopg.Error: the server refused it, or is away.
         """
         sql = _sql(statement)
+        try:
+            rows = await self._run(sql, parameters)
+        except _STALE:
+            # A migration has changed what the prepared statement answers: it did not run, and that connection is gone.
+            rows = await self._run(sql, parameters)
+        self._went_well()
+        return rows
+
+    async def _run(self, sql: str, parameters: Mapping[str, Any]) -> list[Any]:
         async with self._slots:
             connection = await self._take()
             try:
                 cursor = await connection.execute(sql, parameters, prepare=True)
-                rows = await cursor.fetchall() if cursor.description else []
+                return await cursor.fetchall() if cursor.description else []
+            except _STALE:
+                await connection.close()
+                raise
             finally:
                 await self._give_back(connection)
-        self._went_well()
-        return rows
 
     async def close(self) -> None:
         self._closed = True
@@ -70,9 +84,14 @@ class DirectConnections:
     async def _take(self) -> Connection:
         while self._idle:
             used, connection = self._idle.pop()
-            if await _is_alive(connection, time.monotonic() - used):
+            alive = False
+            try:
+                alive = await _is_alive(connection, time.monotonic() - used)
+            finally:
+                if not alive:
+                    await connection.close()
+            if alive:
                 return connection
-            await connection.close()
         return await self._open()
 
     async def _give_back(self, connection: Connection) -> None:
@@ -87,8 +106,6 @@ class DirectConnections:
         connection = await psycopg.AsyncConnection.connect(
             autocommit=True, row_factory=namedtuple_row, **self._options
         )
-        # Everything here looks rows up by their ids, whatever the ids: planning anew each time costs a fifth of the server.
-        await connection.execute("SET plan_cache_mode = force_generic_plan")
         set_json_loads(orjson.loads, connection)
         return connection
 

@@ -62,8 +62,14 @@ class LoopPool(BasePool):  # type: ignore[misc]  # Celery has no types
         if accept_callback:
             accept_callback(os.getpid(), began)
         self._under_way += 1
+        try:
+            found = UUID(job_id)
+        except (ValueError, AttributeError, TypeError):
+            log.warning("a message about %.100r was dropped: that is no job's id", job_id)
+            self._end(callback, job_id, "failed", 0.0)
+            return
         Runtime.current().run_soon(
-            UUID(job_id), lambda state: self._end(callback, job_id, state, time.monotonic() - began)
+            found, lambda state: self._end(callback, job_id, state, time.monotonic() - began)
         )
 
     def on_stop(self) -> None:

@@ -114,7 +114,7 @@ class Recorder:
                 await checkpoint("artifacts", row["job_id"])
                 finished = await queries.finish(db, [row])
                 [state] = await _states(db, finished, [row])
-                if isinstance(state, HeldError):
+                if isinstance(state, Exception):
                     raise state
                 if state is None:
                     raise _FencedOut
@@ -123,7 +123,7 @@ class Recorder:
         self._wakeups.changed([(project_id, row["job_id"])])
         return str(state)
 
-    async def _record_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[str | HeldError | None]:
+    async def _record_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[str | Exception | None]:
         finished = await queries.finish(self._database.direct, rows)
         self._wakeups.changed([(row.project_id, row.id) for row in finished.values()])
         return await _states(self._database.direct, finished, rows)
@@ -131,10 +131,13 @@ class Recorder:
 
 async def _states(
     db: queries.Executor, finished: dict[UUID, Row[Any]], rows: Sequence[dict[str, Any]]
-) -> Sequence[str | HeldError | None]:
+) -> Sequence[str | Exception | None]:
     """For each the state that was written; None where it is fenced out, an error where somebody has it locked."""
     left = [(row["job_id"], row["number"]) for row in rows if row["job_id"] not in finished]
-    present = await queries.present(db, left) if left else {}
+    try:
+        present = await queries.present(db, left) if left else {}
+    except Exception as error:  # noqa: BLE001  for those that were not written; the others are
+        return [finished[row["job_id"]].state if row["job_id"] in finished else error for row in rows]
     return [
         finished[job_id].state if job_id in finished else HeldError() if job_id in present else None
         for job_id in (row["job_id"] for row in rows)

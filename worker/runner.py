@@ -294,11 +294,11 @@ class Runner:
             return outcomes.not_storable(outcomes.succeeded(job, {}, served), type(error).__name__), ()
         return outcomes.succeeded(job, result, served), generation.images
 
-    async def _claim_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | bool]:
+    async def _claim_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | bool | Exception]:
         """For each its row; else whether it waits at a gate."""
         unique = list(dict.fromkeys(ids))
         claimed, gated = await claims.claim(
-            self._database.relaxed,
+            self._database.direct,
             unique,
             worker=self._name,
             lease=self._settings.lease_seconds,
@@ -306,6 +306,8 @@ class Runner:
         )
         self._wakeups.changed([(row.project_id, row.id) for row in claimed.values()])
         # Of two messages for one job in one batch, the first gets it.
+        if isinstance(gated, Exception):
+            return [claimed.pop(job_id, gated) for job_id in ids]
         return [claimed.pop(job_id, job_id in gated) for job_id in ids]
 
     async def _claim_gated_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:

@@ -16,12 +16,12 @@ from kombu.transport import TRANSPORT_ALIASES, redis
 from kombu.transport.virtual import Empty
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 log = logging.getLogger(__name__)
 
 #: What a message of the wrong shape raises where it is handed on.
-_WRONG_SHAPE = (ValueError, TypeError, KeyError, AttributeError)
+_WRONG_SHAPE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 #: Messages at once at most: between two batches the consumer looks at everything else.
 _MOST_AT_ONCE = 100
 
@@ -58,9 +58,9 @@ class Channel(redis.Channel):
             try:
                 popped = self.client.parse_response(self.client.connection, "BLMPOP", **options)
             except ResponseError as error:
-                if "unknown command" not in str(error):
+                if "unknown command" not in str(error) and not isinstance(error, NoPermissionError):
                     raise
-                log.warning("this Redis has no BLMPOP (it came with 7.0): messages are taken one by one")
+                log.warning("BLMPOP cannot be used here (%s): messages are taken one by one", error)
                 type(self)._pops_many = False  # noqa: SLF001  for all channels
                 raise Empty from None
             except self.connection_errors:
@@ -78,7 +78,7 @@ class Channel(redis.Channel):
         for message in messages:
             try:
                 payload = loads(bytes_to_str(message))
-            except ValueError:
+            except (ValueError, RecursionError):
                 log.exception("a message that is not JSON was dropped")
             else:
                 self.connection._deliver(payload, queue)  # noqa: SLF001  as kombu does
@@ -87,7 +87,7 @@ class Channel(redis.Channel):
     def _read_one(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)
-        except ValueError:
+        except (ValueError, RecursionError):
             # No JSON, or no UTF-8. Whatever else is wrong is the connection's, and goes through.
             log.exception("a message that is not JSON was dropped")
             return True

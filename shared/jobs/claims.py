@@ -27,14 +27,18 @@ _RELEASE_AT_MOST = 500
 
 async def claim(
     db: Executor, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
-) -> tuple[dict[UUID, Row[Any]], set[UUID]]:
+) -> tuple[dict[UUID, Row[Any]], set[UUID] | Exception]:
     """Claims what may run now (see ``queries.claim``), and answers which of the others wait at a gate.
 
-    Those are for ``claim_through_gates``, in a transaction of its own: this one must wait for nobody.
+    Those are for ``claim_through_gates``, in a transaction of its own: this one must wait for nobody. What was claimed
+    stays so where the gates cannot be asked: then their error is answered.
     """
     claimed = await queries.claim(db, ids, worker=worker, lease=lease, grace=grace)
     left = [job_id for job_id in ids if job_id not in claimed]
-    return claimed, {row.id for row in await queries.at_gates(db, left)} if left else set()
+    try:
+        return claimed, {row.id for row in await queries.at_gates(db, left)} if left else set()
+    except Exception as error:  # noqa: BLE001  handed on
+        return claimed, error
 
 
 async def claim_through_gates(

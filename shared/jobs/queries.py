@@ -386,7 +386,7 @@ def _new_job(row: dict[str, Any], now: datetime, *, later: bool) -> NewJob:
         on_unknown=row["on_unknown"],
         created_at=now,
         scheduled_at=at,
-        expires_at=row["expires_at"],
+        expires_at=row["expires_at"].astimezone(UTC) if row["expires_at"] else None,
         tags=row.get("tags") or [],
         metadata=row.get("metadata") or {},
         replay_of=row.get("replay_of"),

@@ -87,7 +87,7 @@ class GeminiDriver:
             call.model.upstream,
             call.timeout,
             request.system is None,
-            request.response_schema and orjson.dumps(request.response_schema),
+            None if request.response_schema is None else orjson.dumps(request.response_schema),
             request.max_output_tokens,
             request.temperature,
             request.top_p,
@@ -114,7 +114,7 @@ class _Sdk:
         self._http = httpx.AsyncClient(transport=self._catch, trust_env=False)
         # Never used; given so that the SDK makes no client of its own.
         self._unused = httpx.Client(transport=_Unused(), trust_env=False)
-        self._prefix = httpx.URL(endpoint.base_url).path.rstrip("/")
+        self._prefix = httpx.URL(endpoint.base_url).raw_path.decode("ascii").rstrip("/")
         self._client = genai.Client(
             api_key=endpoint.key,
             vertexai=False,

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -87,8 +88,14 @@ class Origin:
         self._named = parts.netloc.rpartition("@")[2]
         self._root = f"{parts.scheme}://{self._named}"
         proxy = proxy_for(base_url)
+        # As without a proxy, how many calls there are is the caller's affair.
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE
+        )
         self._proxied = (
-            httpx.AsyncClient(proxy=proxy, verify=ssl_context(), trust_env=False) if proxy else None
+            httpx.AsyncClient(proxy=proxy, verify=ssl_context(), trust_env=False, limits=limits)
+            if proxy
+            else None
         )
         #: Free connections with the time since when they are; the one used last is taken first.
         self._spare: deque[tuple[float, _Connection]] = deque()
@@ -155,14 +162,26 @@ class Origin:
         return None
 
     async def _open(self) -> _Connection:
+        """Tries the host's addresses in turn; one that swallows everything does not take the time of the others."""
+        loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self._max_answer_bytes),
-                self._host,
-                self._port,
-                ssl=ssl_context() if self._tls else None,
-            )
-        return connection
+            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+            for left, address in zip(reversed(range(len(addresses))), addresses, strict=True):
+                try:
+                    async with asyncio.timeout(CONNECT_TIMEOUT / 4 if left else None):
+                        _, connection = await loop.create_connection(
+                            lambda: _Connection(self._max_answer_bytes),
+                            address,
+                            self._port,
+                            ssl=ssl_context() if self._tls else None,
+                            server_hostname=self._host if self._tls else None,
+                        )
+                        return connection
+                except OSError:  # TimeoutError is one
+                    if not left:
+                        raise
+        raise OSError(f"{self._host} has no address")
 
     async def _through_proxy(
         self, method: str, path: str, headers: Mapping[str, str], content: bytes, exchange: Exchange
@@ -232,11 +251,11 @@ class _Connection(asyncio.Protocol):
             else:
                 self._transport.write(head)
                 self._transport.write(content)
-                await self._all_written(loop)
+                await self._all_written(loop, answer)
                 exchange.sent = True
             return await answer
         finally:
-            self._answer = self._exchange = None
+            self._answer = self._exchange = self._drained = None
 
     def close(self) -> None:
         """Ends the connection at once."""
@@ -288,6 +307,11 @@ class _Connection(asyncio.Protocol):
 
     # What httptools calls.
 
+    def on_message_begin(self) -> None:
+        if self._answer is None or self._answer.done():
+            # More than was asked for: it must not be taken for the next request's answer.
+            self.close()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1").strip()
@@ -338,18 +362,26 @@ class _Connection(asyncio.Protocol):
     def _finish(self, *, keep: bool) -> None:
         body = self._piece if self._piece is not None else b"".join(self._chunks)
         answer = Answer(self._parser.get_status_code(), self._headers, body)
-        self._chunks, self._piece = [], None
+        self._headers, self._chunks, self._piece = {}, [], None
         if self._answer is not None and not self._answer.done():
-            self.reusable = keep
+            # An answer to half a request leaves the other half on its way.
+            self.reusable = keep and not self._paused
             self._answer.set_result(answer)
 
     def _fail(self, error: Exception) -> None:
         self.reusable = False
-        for waiter in (self._answer, self._drained):
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(error)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)  # the answer says what became of it
 
-    async def _all_written(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _all_written(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[Answer]) -> None:
+        """Waits until the request is out, or has been answered before it was: refused, most likely."""
         if self._paused:
             self._drained = loop.create_future()
-            await self._drained
+            waiting: set[asyncio.Future[Any]] = {self._drained, answer}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if not self._drained.done():
+                self.reusable = False
+            elif not answer.done():
+                self._drained.result()

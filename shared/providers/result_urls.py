@@ -122,7 +122,8 @@ class ResultFetcher:
         literal = f"[{address}]" if ":" in address else address
         target = parts._replace(netloc=f"{literal}:{port}", fragment="").geturl()
         named = host if port == _DEFAULT_PORTS["https"] else f"{host}:{port}"
-        return target, {"host": named}, {"sni_hostname": host}
+        # Hosts may share an address, and no connection: its certificate was for one of them.
+        return target, {"host": named, "connection": "close"}, {"sni_hostname": host}
 
 
 async def _public_address(host: str, port: int) -> str:

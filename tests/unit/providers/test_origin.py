@@ -192,3 +192,34 @@ async def test_a_cancelled_call_closes_its_connection(server: Server, origin: Or
         await call
     assert (await ask(origin)).content == b"fresh"
     assert server.connections == 2
+
+
+async def test_more_than_was_asked_for_reaches_nobody(server: Server, origin: Origin) -> None:
+    server.answers = [plain(b"first") + b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nEV", plain(b"second")]
+    first = await ask(origin)
+    assert (bytes(first.content), first.headers["content-length"]) == (b"first", "5")
+    await asyncio.sleep(0.05)
+    assert (await ask(origin)).content == b"second"
+    assert server.connections == 2
+
+
+async def test_a_large_request_that_is_refused_before_it_is_read() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(plain(b"too much", status="413 Content Too Large"))
+            await answered.wait()  # the body is not read
+        finally:
+            writer.transport.abort()
+
+    answered = asyncio.Event()
+    listening = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    made = Origin(f"http://localhost:{port}", refused)
+    async with listening:
+        with pytest.raises(RetryableError, match="413: too much"):
+            async with asyncio.timeout(5):
+                await ask(made, b"x" * 20_000_000)
+        await made.aclose()
+        answered.set()
+        await asyncio.sleep(0.05)

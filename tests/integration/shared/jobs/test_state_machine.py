@@ -342,6 +342,7 @@ class Lives(RuleBasedStateMachine):
         async def both(db: AsyncConnection) -> dict[UUID, Row[Any]]:
             how: dict[str, Any] = {"worker": worker, "lease": lease, "grace": GRACE}
             claimed, gated = await claims.claim(db, ids, **how)
+            assert not isinstance(gated, Exception)
             return claimed | await claims.claim_through_gates(db, list(gated), **how)
 
         rows = self.lab.do(both)
