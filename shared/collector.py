@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 
-#: Allocations between collections of the young, and how many of those between collections of the older ones. The
-#: defaults (700, 10, 10) walk everything alive several times a second under load, 60 to 80 ms each.
-_THRESHOLDS = (50_000, 20, 100)
+#: Allocations between collections of the young, and how many of those between collections of the older ones. With the
+#: default of 700 everything alive is walked several times a second under load, 60 to 80 ms each. Much rarer than
+#: this, and a worker holds some tens of MiB of pictures in circles that nobody collects.
+_THRESHOLDS = (10_000, 10, 10)
 
 
 def calm_the_collector() -> None:
