@@ -319,8 +319,9 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._head_is_whole = True
-        if self._exchange is not None:
-            _note(self._exchange, self._parser.get_status_code(), self._headers)
+        status = self._parser.get_status_code()
+        if self._exchange is not None and status >= 200:  # 100 Continue and its kind say nothing yet
+            _note(self._exchange, status, self._headers)
         length = self._headers.get("content-length", "")
         if length.isascii() and length.isdigit():
             self._announced(int(length[:20]))
