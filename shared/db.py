@@ -58,9 +58,9 @@ class Database:
             "keepalives_count": 3,
             "tcp_user_timeout": 10000,
         }
-        direct = max(1, min(_DIRECT_AT_MOST, settings.database_pool_size // 2 - 1))
+        direct = max(1, min(_DIRECT_AT_MOST, settings.database_pool_size // 2))
         #: Connections for transactions of several statements; with the others, as many as the settings allow.
-        self.pool_size = max(1, settings.database_pool_size - direct - 1)
+        self.pool_size = max(1, settings.database_pool_size - direct)
         self.engine: AsyncEngine = create_async_engine(
             settings.sqlalchemy_url,
             pool_size=self.pool_size,
@@ -77,12 +77,6 @@ class Database:
         where = self.engine.dialect.create_connect_args(self.engine.url)[1]
         #: For single statements on hot paths, each a transaction of its own.
         self.direct = DirectConnections(direct, {**where, **options}, self.outage.went_well)
-        #: The same for what may be lost with a server that crashes, as the renewal of a lease may.
-        self.relaxed = DirectConnections(
-            1,
-            {**where, **options, "options": f"{options['options']} -c synchronous_commit=off"},
-            self.outage.went_well,
-        )
         event.listen(self.engine.sync_engine, "checkout", self._ping_idle)
         event.listen(self.engine.sync_engine, "checkin", _note_use)
 
@@ -121,7 +115,6 @@ class Database:
 
     async def close(self) -> None:
         await self.direct.close()
-        await self.relaxed.close()
         await self.engine.dispose()
 
 

@@ -36,7 +36,8 @@ Connection = psycopg.AsyncConnection[Any]
 class DirectConnections:
     """At most ``size`` connections in autocommit mode, made with psycopg's own options; one statement each at a time.
 
-    ``went_well`` is called after each statement that did. Has ``execute`` as SQLAlchemy's connections do, so the functions of ``queries.py`` take either.
+    ``went_well`` is called after each statement that did. Has ``execute`` as SQLAlchemy's connections do, so the
+    functions of ``queries.py`` take either.
     """
 
     def __init__(self, size: int, options: Mapping[str, Any], went_well: Callable[[], None]) -> None:

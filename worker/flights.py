@@ -102,7 +102,7 @@ class Flights:
         if not held:
             return
         alive = await queries.renew(
-            self._database.relaxed,
+            self._database.direct,
             [(f.job.job_id, f.job.number) for f in held],
             lease=self._settings.lease_seconds,
         )

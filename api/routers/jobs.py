@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from hashlib import blake2b
 from typing import Annotated, Any
@@ -104,11 +103,7 @@ async def _submit(request: Request, services: Services) -> Response:
 
 
 async def _submit_once(request: Request, services: Services, data: bytes) -> Response:
-    limit = text_limit(services.settings)
-    if len(data) <= body.INLINE_BYTES:
-        job = job_of(data, limit)
-    else:
-        job = await asyncio.to_thread(job_of, data, limit)
+    job = await body.worked_on(len(data), job_of, data, text_limit(services.settings))
     row = await services.jobs.submit(caller_of(request).project_id, job)
     request.scope["job_id"] = row.id  # for the log
     return idempotency.response_of(accepted(request, row, await services.jobs.waiting_reason(row)))

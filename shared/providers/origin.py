@@ -251,8 +251,7 @@ class _Connection(asyncio.Protocol):
             else:
                 self._transport.write(head)
                 self._transport.write(content)
-                await self._all_written(loop, answer)
-                exchange.sent = True
+                exchange.sent = await self._all_written(loop, answer)
             return await answer
         finally:
             self._answer = self._exchange = self._drained = None
@@ -376,13 +375,10 @@ class _Connection(asyncio.Protocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)  # the answer says what became of it
 
-    async def _all_written(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[Answer]) -> None:
-        """Waits until the request is out, or has been answered before it was: refused, most likely."""
+    async def _all_written(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[Answer]) -> bool:
+        """Waits until the request is out, or was answered before it was: refused, most likely. False: it broke off."""
         if self._paused:
             self._drained = loop.create_future()
             waiting: set[asyncio.Future[Any]] = {self._drained, answer}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if not self._drained.done():
-                self.reusable = False
-            elif not answer.done():
-                self._drained.result()
+        return not answer.done() or answer.exception() is None

@@ -45,8 +45,3 @@ async def test_a_cancelled_statement_leaves_no_answer_to_the_next(database: Data
         await call
     [row] = await database.direct.execute(text("SELECT 2 AS n"), {})
     assert row.n == 2
-
-
-async def test_relaxed_commits_do_not_wait_for_the_disk(database: Database) -> None:
-    [row] = await database.relaxed.execute(text("SELECT current_setting('synchronous_commit') AS value"), {})
-    assert row.value == "off"

@@ -223,3 +223,19 @@ async def test_a_large_request_that_is_refused_before_it_is_read() -> None:
         await made.aclose()
         answered.set()
         await asyncio.sleep(0.05)
+
+
+async def test_a_large_request_that_breaks_off_was_not_sent() -> None:
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+
+    listening = await asyncio.start_server(cut, "127.0.0.1", 0)
+    made = Origin(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", refused)
+    exchange: Exchange
+    async with listening:
+        with pytest.raises(RetryableError):
+            async with guarded("k") as exchange:
+                await ask(made, b"x" * 20_000_000)
+    assert not exchange.sent
+    await made.aclose()
