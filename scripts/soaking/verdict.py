@@ -15,6 +15,9 @@ from scripts.soaking.measure import LONG_ENOUGH, Connections, Life
 
 #: MiB a minute. A process needs some minutes to come to its working size.
 _SLOPE_AT_MOST, _WARM_AFTER, _SLOPE_WHILE_WARMING = 2.0, 300.0, 10.0
+#: Seconds. A process that lived so long and is flat shows what size its kind comes to: one that was ended earlier, and
+#: is still on its way there, does not leak.
+_GROWN_UP = 900.0
 #: MiB. Less is no growth, whatever its slope: one step of the allocator tilts the line of a short life.
 _GROWTH_AT_LEAST = 8.0
 _FILES_MORE_AT_MOST = 10
@@ -116,11 +119,13 @@ def judge_connections(verdict: Verdict, start: Connections, end: Connections, po
 def judge_growth(verdict: Verdict, lives: Sequence[Life], concurrency: int) -> None:
     """The longest life of each process; ``concurrency`` is how many jobs a worker runs at once."""
     figures = verdict.figures["processes"] = {}
+    sizes = _grown_up_sizes(lives)
     for life in lives:
         if not life.samples:
             continue
         judged = life.name not in _NOT_JUDGED and life.seconds >= LONG_ENOUGH
-        problems = list(_growth(life, concurrency)) if judged else []
+        size = sizes.get(_kind(life), 0.0) if life.seconds < _GROWN_UP else 0.0
+        problems = list(_growth(life, concurrency, size)) if judged else []
         verdict.wrong += problems
         first, last = life.samples[0], life.samples[-1]
         figures[life.name] = {
@@ -140,11 +145,34 @@ def judge_growth(verdict: Verdict, lives: Sequence[Life], concurrency: int) -> N
         }
 
 
-def _growth(life: Life, concurrency: int) -> Iterator[str]:
-    """What is wrong with one process, in words."""
+def _kind(life: Life) -> str:
+    return life.name.partition("-")[0]
+
+
+def _rises(life: Life) -> bool:
+    most = _SLOPE_AT_MOST if life.seconds >= _WARM_AFTER else _SLOPE_WHILE_WARMING
+    slope = life.slope()
+    return slope > most and slope * life.seconds / 2 / 60 > _GROWTH_AT_LEAST
+
+
+def _largest(life: Life) -> float:
+    return max(sample.rss for sample in life.samples)
+
+
+def _grown_up_sizes(lives: Sequence[Life]) -> dict[str, float]:
+    """MiB, by kind: the most that a process which lived long and did not grow has had."""
+    grown_up = [life for life in lives if life.seconds >= _GROWN_UP and not _rises(life)]
+    return {
+        _kind(life): max(_largest(each) for each in grown_up if _kind(each) == _kind(life))
+        for life in grown_up
+    }
+
+
+def _growth(life: Life, concurrency: int, size: float) -> Iterator[str]:
+    """What is wrong with one process, in words; up to ``size`` (MiB) it may grow."""
     slope, threads = life.slope(), max(sample.threads for sample in life.samples)
     most = _SLOPE_AT_MOST if life.seconds >= _WARM_AFTER else _SLOPE_WHILE_WARMING
-    if slope > most and slope * life.seconds / 2 / 60 > _GROWTH_AT_LEAST:
+    if _rises(life) and _largest(life) > size:
         yield f"{life.name} grows by {slope:.1f} MiB a minute (at most {most:.0f})"
     if threads > concurrency + _OTHER_THREADS:
         yield f"{life.name} has had {threads} threads"

@@ -62,6 +62,23 @@ def test_a_slow_leak_of_memory_is_seen() -> None:
     assert found.figures["processes"]["worker-1"]["verdict"] == "grows"
 
 
+@pytest.mark.parametrize("leak", [0.0, 3.0])
+def test_a_young_worker_may_grow_to_the_size_of_an_old_one_that_is_flat(leak: float) -> None:
+    found, young = Verdict(), life(9, slope=3, name="worker-2")
+    elder = life(20, slope=leak)
+    elder.samples = [replace(each, rss=each.rss + 35) for each in elder.samples]
+    verdict.judge_growth(found, [elder, young], 50)
+    assert [problem.partition(" by ")[0] for problem in found.wrong] == (
+        ["worker-1 grows", "worker-2 grows"] if leak else []
+    )
+
+
+def test_a_young_worker_that_outgrows_the_old_one_leaks() -> None:
+    found = Verdict()
+    verdict.judge_growth(found, [life(20), life(14, slope=6, name="worker-2")], 50)
+    assert [problem.partition(" by ")[0] for problem in found.wrong] == ["worker-2 grows"]
+
+
 def test_a_slow_leak_of_files_is_seen_through_the_bursts() -> None:
     found = Verdict()
     verdict.judge_growth(found, [life(20, files_leaked=3)], 50)
