@@ -5,17 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
-import orjson
 from sqlalchemy import Row
 from starlette.responses import Response
 
 from shared.jobs.queries import JobRow
 from shared.jobs.status import FINAL, WaitingReason
+from shared.jobs.views import PREFIX, dumps, job_view, money
 
-PREFIX = "/api/v1"
+__all__ = [
+    "PREFIX",
+    "JsonResponse",
+    "attempt_view",
+    "dumps",
+    "etag",
+    "job_view",
+    "money",
+    "result_view",
+    "retry_after",
+    "sse",
+]
+
 _RETRY_SECONDS = 1
 _MAX_RETRY_SECONDS = 60
 
@@ -44,50 +55,6 @@ class JsonResponse(Response):
             (b"content-type", media_type.encode()),
             (b"content-length", str(len(self.body)).encode()),
         ]
-
-
-def dumps(body: Any) -> bytes:
-    return orjson.dumps(body, default=_default, option=orjson.OPT_UTC_Z)
-
-
-def job_view(row: JobRow, waiting: WaitingReason | None, public_url: str) -> dict[str, Any]:
-    """``shared.jobs.schemas.JobView`` of a row of ``queries.VIEW``."""
-    url = f"{public_url}{PREFIX}/jobs/{row.id}"
-    return {
-        "id": row.id,
-        "kind": row.kind,
-        "model": row.model,
-        "priority": row.priority,
-        "state": row.state,
-        "version": row.version,
-        "waiting_reason": waiting,
-        "waiting_until": row.waiting_until,
-        "attempt": row.attempt,
-        "max_attempts": row.max_attempts,
-        "timeout": row.timeout_seconds,
-        "on_unknown": row.on_unknown,
-        "created_at": row.created_at,
-        "scheduled_at": row.scheduled_at,
-        "started_at": row.started_at,
-        "finished_at": row.finished_at,
-        "expires_at": row.expires_at,
-        "cancel_requested_at": row.cancel_requested_at,
-        "provider": row.provider,
-        "upstream_model": row.upstream_model,
-        "model_version": row.model_version,
-        "usage": row.usage,
-        "cost_usd": row.cost_usd,
-        "error": row.error,
-        "warnings": row.warnings,
-        "replay_of": row.replay_of,
-        "keep_for": row.keep_seconds,
-        "tags": row.tags,
-        "metadata": row.metadata,
-        "status_url": url,
-        "result_url": f"{url}/result",
-        "cancel_url": f"{url}/cancel",
-        "events_url": f"{url}/events",
-    }
 
 
 def attempt_view(row: Row[Any]) -> dict[str, Any]:
@@ -147,15 +114,3 @@ def retry_after(row: JobRow) -> dict[str, str]:
         left = (row.waiting_until - datetime.now(UTC)).total_seconds()
         seconds = min(max(math.ceil(left), _RETRY_SECONDS), _MAX_RETRY_SECONDS)
     return {"Retry-After": str(seconds)}
-
-
-def money(value: Decimal) -> str:
-    """A decimal without an exponent and without zeros at its end."""
-    text = format(value, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _default(value: Any) -> Any:
-    if isinstance(value, Decimal):
-        return money(value)
-    raise TypeError(f"no JSON for {type(value).__name__}")
