@@ -6,6 +6,7 @@ import re
 import sys
 from enum import StrEnum
 from functools import cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ SIMULATOR_KEY = "simulator"
 _LIMIT = re.compile(
     r"(?P<model>[\w.-]+)\s*=\s*(?:rpm:(?P<rpm>[1-9]\d{0,6}))?\s*,?\s*(?:in_flight:(?P<in_flight>[1-9]\d{0,5}))?"
 )
+#: Where receivers and pictures of a developer lie: this machine.
+_LOOPBACK: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 #: Passwords that stand in examples; production refuses them.
 _DEVELOPMENT_PASSWORDS = {"", "plantain", "postgres", "password", "changeme", "change-me", "secret"}
 
@@ -113,6 +116,10 @@ class Settings(BaseSettings):
     #: Comma-separated hosts that a gateway's result URLs may name, besides the gateway itself.
     nano_banana_gateway_result_hosts: str = ""
 
+    # Calls to URLs that clients give: only to the public internet, and to these networks.
+    #: Comma-separated, such as "10.20.0.0/16"; None: loopback outside production, nothing in production.
+    outbound_private_networks: str | None = None
+
     # The simulator answers for every provider without a key.
     simulator_url: str | None = None
     allow_simulator: bool = False
@@ -166,6 +173,12 @@ class Settings(BaseSettings):
         parse_limits(text)
         return text
 
+    @field_validator("outbound_private_networks")
+    @classmethod
+    def _networks(cls, text: str | None) -> str | None:
+        parse_networks(text or "")
+        return text
+
     @model_validator(mode="after")
     def _lease_outlives_renewals(self) -> Settings:
         if self.lease_seconds < 2 * self.lease_renew_seconds:
@@ -211,6 +224,13 @@ class Settings(BaseSettings):
         return parse_limits(self.model_limits)
 
     @property
+    def outbound_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Networks that a client's URL may lead to although they are not public."""
+        if self.outbound_private_networks is None:
+            return () if self.in_production else _LOOPBACK
+        return parse_networks(self.outbound_private_networks)
+
+    @property
     def sqlalchemy_url(self) -> str:
         """The database's address with the driver that we use named in it; holds the password."""
         _, _, rest = self.database_url.get_secret_value().partition("://")
@@ -251,6 +271,21 @@ def parse_limits(text: str) -> dict[str, tuple[int | None, int | None]]:
             int(match["in_flight"]) if match["in_flight"] else None,
         )
     return limits
+
+
+def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Reads ``OUTBOUND_PRIVATE_NETWORKS``.
+
+    Raises:
+        ValueError: not of the form; the message shows one that is.
+    """
+    networks = []
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            networks.append(ip_network(entry))
+        except ValueError:
+            raise ValueError(f"{entry!r} is not a network like 10.20.0.0/16 or fd00::/8") from None
+    return tuple(networks)
 
 
 @cache

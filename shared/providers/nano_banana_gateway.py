@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import orjson
 
+from shared.addresses import RefusedUrlError
 from shared.config import Settings
 from shared.providers import bodies
 from shared.providers.base import (
@@ -37,7 +38,7 @@ from shared.providers.base import (
 from shared.providers.endpoints import Endpoint
 from shared.providers.images import NotAnImageError, decode_base64, inspect
 from shared.providers.origin import Answer, Origin
-from shared.providers.result_urls import LostResultError, RefusedUrlError, ResultFetcher
+from shared.providers.result_urls import LostResultError, ResultFetcher
 from shared.providers.transport import Exchange, guarded, malformed, offload
 from shared.providers.wire import retry_after
 

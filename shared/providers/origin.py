@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import httptools
 import httpx
 
+from shared.outbound import ssl_context
 from shared.providers.base import ProviderError
 from shared.providers.transport import (
     CONNECT_TIMEOUT,
@@ -34,7 +35,6 @@ from shared.providers.transport import (
     current_exchange,
     keep_alive,
     proxy_for,
-    ssl_context,
 )
 
 #: Makes a provider error of a status, a body and headers.

@@ -10,30 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import httpx
 
+from shared.addresses import DEFAULT_PORTS, Policy, RefusedUrlError, UnreachableError, parse, resolve
+from shared.outbound import ssl_context
 from shared.providers.transport import (
     CONNECT_TIMEOUT,
     KEEPALIVE,
     MAX_ANSWER_BYTES,
     AnswerTooLargeError,
     proxy_for,
-    ssl_context,
 )
 
 _TRIES = 3
 _PAUSE = 0.5
-#: IPv6 addresses whose last 32 bits are an IPv4 address: IPv4-mapped and NAT64.
-_EMBEDDING = (ipaddress.ip_network("::ffff:0:0/96"), ipaddress.ip_network("64:ff9b::/96"))
-_DEFAULT_PORTS = {"https": 443, "http": 80}
-
-
-class RefusedUrlError(Exception):
-    """The URL may not be fetched; the message says why, and names the setting where one helps."""
+#: No network of the operator's own counts as public here: its hosts are named one by one.
+_PUBLIC = Policy()
 
 
 class LostResultError(Exception):
@@ -50,7 +45,7 @@ class ResultFetcher:
 
     def __init__(self, gateway_url: str, hosts: frozenset[str]) -> None:
         gateway = urlsplit(gateway_url)
-        self._own = (gateway.scheme, gateway.hostname, gateway.port or _DEFAULT_PORTS.get(gateway.scheme))
+        self._own = (gateway.scheme, gateway.hostname, gateway.port or DEFAULT_PORTS.get(gateway.scheme))
         self._hosts = hosts | {gateway.hostname or ""}
         # The address that was checked is the one connected to, under the host's own name: httpx can do that.
         self._http = httpx.AsyncClient(
@@ -67,7 +62,7 @@ class ResultFetcher:
         """The bytes behind a URL, tried a few times: fetching costs nothing, another picture does.
 
         Raises:
-            RefusedUrlError: not allowed; trying again changes nothing.
+            RefusedUrlError: not allowed, and the message says why; trying again changes nothing.
             LostResultError: allowed, but the bytes could not be had.
         """
         target, headers, extensions = await self._checked(url)
@@ -104,46 +99,28 @@ class ResultFetcher:
         """The URL to connect to, and the headers and extensions that keep its name."""
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme)
+            host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme)
         except ValueError:
-            raise RefusedUrlError("the picture's address is malformed") from None
+            raise RefusedUrlError("the URL is malformed") from None
         if parts.username is not None or parts.password is not None:
-            raise RefusedUrlError("the picture's address carries credentials")
+            raise RefusedUrlError("the URL carries credentials")
         own = (parts.scheme, host, port) == self._own
         if parts.scheme != "https" and not (own and parts.scheme == "http" and _is_loopback(host)):
-            raise RefusedUrlError("the picture's address is not https")
+            raise RefusedUrlError("the URL is not https")
         if host not in self._hosts:
             raise RefusedUrlError(
                 f"the picture lies on {host[:100]!r}, which NANO_BANANA_GATEWAY_RESULT_HOSTS does not name"
             )
         if own:
             return url, {}, {}
-        address = await _public_address(host, port or 443)
-        literal = f"[{address}]" if ":" in address else address
-        target = parts._replace(netloc=f"{literal}:{port}", fragment="").geturl()
-        named = host if port == _DEFAULT_PORTS["https"] else f"{host}:{port}"
+        target = parse(url, _PUBLIC)
+        try:
+            addresses = await resolve(target, _PUBLIC)
+        except UnreachableError as error:
+            raise LostResultError(str(error)) from None
         # Hosts may share an address, and no connection: its certificate was for one of them.
-        return target, {"host": named, "connection": "close"}, {"sni_hostname": host}
-
-
-async def _public_address(host: str, port: int) -> str:
-    """One address of a host, all of which are public."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise LostResultError(f"the picture's host {host[:100]!r} does not resolve") from None
-    addresses = [str(entry[4][0]) for entry in found]
-    if not addresses or not all(is_public(address) for address in addresses):
-        raise RefusedUrlError(f"the picture's host {host[:100]!r} has a private address")
-    return addresses[0]
-
-
-def is_public(address: str) -> bool:
-    """True for an address of the public internet: not private, local, shared, reserved or multicast."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    if parsed.version == 6 and any(parsed in network for network in _EMBEDDING):
-        parsed = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
-    return parsed.is_global and not parsed.is_multicast
+        headers = {"host": target.authority, "connection": "close"}
+        return target.at(addresses[0]), headers, {"sni_hostname": target.host}
 
 
 def _is_loopback(host: str) -> bool:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
 from typing import ParamSpec, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -137,12 +135,6 @@ async def offload(
     if size < OFFLOAD_BYTES:
         return function(*args, **kwargs)
     return await asyncio.to_thread(function, *args, **kwargs)
-
-
-@cache
-def ssl_context() -> ssl.SSLContext:
-    """Trusts certifi's authorities, or those that SSL_CERT_FILE names; made once, it takes a while."""
-    return httpx.create_ssl_context()
 
 
 def proxy_for(base_url: str) -> str | None:

@@ -9,7 +9,6 @@ import pytest
 from shared.config import Settings
 from shared.providers import FAMILIES, GEMINI, NANO_BANANA, Drivers, endpoints
 from shared.providers.catalog import catalog
-from shared.providers.result_urls import is_public
 
 KEY = "a-key"
 
@@ -101,25 +100,3 @@ def test_key_that_no_header_can_carry_is_refused_without_quoting_it(key: str) ->
 
 def test_key_is_not_shown() -> None:
     assert KEY not in repr(endpoints.gemini(settings(gemini_api_key=KEY)))
-
-
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("8.8.8.8", True),
-        ("2001:4860:4860::8888", True),
-        ("10.1.2.3", False),
-        ("127.0.0.1", False),
-        ("169.254.169.254", False),
-        ("100.64.0.1", False),
-        ("224.0.0.1", False),
-        ("0.0.0.0", False),
-        ("::1", False),
-        ("fe80::1%eth0", False),
-        ("fd00::1", False),
-        ("::ffff:10.0.0.1", False),
-        ("64:ff9b::7f00:1", False),
-    ],
-)
-def test_is_public(address: str, public: bool) -> None:
-    assert is_public(address) is public
