@@ -23,7 +23,9 @@ from shared.db import Database
 from shared.errors import FieldError, Forbidden, Unauthenticated, ValidationFailed
 from shared.events.service import EventService
 from shared.idempotency.service import IdempotencyService
+from shared.jobs.lists import JobLists
 from shared.jobs.service import JobService
+from shared.jobs.waiting import Waiting
 from shared.queue import Doorbell
 from shared.wakeups import Wakeups
 
@@ -47,6 +49,8 @@ class Services:
     events: EventService
     tail: Tail
     jobs: JobService
+    lists: JobLists
+    waiting: Waiting
     idempotency: IdempotencyService
     authenticator: Authenticator
     readiness: Readiness
@@ -59,7 +63,7 @@ class Services:
     def of(cls, settings: Settings) -> Services:
         database = Database(settings, application="plantain api")
         doorbell, wakeups = Doorbell(settings), Wakeups(settings)
-        jobs = JobService(database, settings, doorbell, wakeups)
+        waiting = Waiting(database, settings)
         hub, events = Hub(wakeups, settings.api_max_waiting), EventService(database, settings)
         return cls(
             settings=settings,
@@ -69,7 +73,9 @@ class Services:
             hub=hub,
             events=events,
             tail=Tail(events, database, hub, settings.public_url or ""),
-            jobs=jobs,
+            jobs=JobService(database, settings, doorbell, wakeups),
+            lists=JobLists(database, settings, wakeups, waiting),
+            waiting=waiting,
             idempotency=IdempotencyService(database, settings),
             authenticator=Authenticator(database),
             readiness=Readiness(settings, wakeups, database),

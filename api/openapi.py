@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from api.errors import CODES, PROBLEM, Problem
 from shared.events.schemas import EventView
-from shared.jobs.schemas import JobsCancel, JobSubmit
+from shared.jobs.list_schemas import JobsCancel
+from shared.jobs.schemas import JobSubmit
 from shared.kinds import KINDS
 
 DESCRIPTION = """\

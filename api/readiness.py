@@ -15,10 +15,10 @@ from sqlalchemy.exc import ProgrammingError
 
 from shared.config import Settings
 from shared.db import Database
-from shared.jobs.service import WORKER_ALIVE_SECONDS
 from shared.outage import Outage
 from shared.queue import ALL_QUEUES
 from shared.wakeups import Wakeups
+from shared.workers import queries as workers
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,6 @@ _NO_WRITES = {
 }
 _REVISION = text("SELECT version_num FROM alembic_version")
 _READ_ONLY = text("SELECT current_setting('transaction_read_only')::bool")
-_WORKERS = text("""
-    SELECT queue, count(*) AS alive FROM workers CROSS JOIN unnest(queues) AS queue
-    WHERE heartbeat_at > now() - make_interval(secs => :alive) GROUP BY queue
-""")
 
 
 class Readiness:
@@ -102,11 +98,10 @@ class Readiness:
                     "workers": {},
                 }
             else:
-                rows = await db.execute(_WORKERS, {"alive": WORKER_ALIVE_SECONDS})
-                counted = {row.queue: row.alive for row in rows}
+                alive = await workers.alive(db)
                 found = {
                     "migrations": migrations,
-                    "workers": {name: counted.get(name, 0) for name in ALL_QUEUES},
+                    "workers": {name: alive.get(name, 0) for name in ALL_QUEUES},
                 }
         if read_only or self._main.full:
             state = "read_only" if read_only else "full"

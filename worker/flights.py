@@ -10,24 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from sqlalchemy import text
-
 from shared.config import Settings
 from shared.db import Database, is_unavailable
 from shared.jobs import queries
 from shared.jobs.outcomes import Claimed
+from shared.workers import queries as workers
 from worker.hearing import SILENCE_SECONDS, Hearing
 
 log = logging.getLogger(__name__)
-
-_HEARTBEAT = text("""
-    INSERT INTO workers (name, queues, concurrency, in_flight, started_at, heartbeat_at)
-    VALUES (:name, CAST(:queues AS text[]), :concurrency, :in_flight,
-            now() - make_interval(secs => :uptime), now())
-    ON CONFLICT (name) DO UPDATE SET queues = excluded.queues, concurrency = excluded.concurrency,
-        in_flight = excluded.in_flight, started_at = excluded.started_at, heartbeat_at = excluded.heartbeat_at
-""")
-_GOODBYE = text("DELETE FROM workers WHERE name = :name")
 
 
 @dataclass(eq=False, slots=True)
@@ -126,7 +116,7 @@ class Flights:
 
     async def say_goodbye(self) -> None:
         async with self._database.transaction() as db:
-            await db.execute(_GOODBYE, {"name": self._name})
+            await workers.say_goodbye(db, self._name)
 
     async def _try(self, work: Awaitable[None], failed: str) -> None:
         """One step of ``keep``, which no error may end."""
@@ -139,15 +129,15 @@ class Flights:
                 log.exception("%s; trying again", failed)
 
     async def _beat(self) -> None:
-        parameters = {
-            "name": self._name,
-            "queues": [] if self.draining else self._queues,
-            "concurrency": self._settings.worker_concurrency,
-            "in_flight": len(self._all),
-            "uptime": time.monotonic() - self._started,
-        }
         async with self._database.transaction() as db:
-            await db.execute(_HEARTBEAT, parameters)
+            await workers.heartbeat(
+                db,
+                self._name,
+                queues=[] if self.draining else self._queues,
+                concurrency=self._settings.worker_concurrency,
+                in_flight=len(self._all),
+                uptime=time.monotonic() - self._started,
+            )
 
     def _touch(self, path: Path | None) -> None:
         silence = self.hearing.silence

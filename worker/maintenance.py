@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.artifacts import queries as artifacts
@@ -22,6 +22,7 @@ from shared.jobs import claims, outcomes, queries, retention, search, totals
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.queue import Doorbell
 from shared.wakeups import Wakeups
+from shared.workers import queries as workers
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +33,6 @@ _REPUBLISH_AT_MOST = 5000
 _FORGET_LEARNED_SECONDS = 3600.0
 #: A worker that says nothing for so long does not come back under its name: one that crashed leaves its row behind.
 _FORGET_WORKER_SECONDS = 86_400.0
-
-_FORGET_WORKERS = text("""
-    WITH gone AS (
-        SELECT name FROM workers WHERE heartbeat_at < now() - make_interval(secs => :after)
-        ORDER BY name LIMIT :limit FOR UPDATE SKIP LOCKED
-    )
-    DELETE FROM workers USING gone WHERE workers.name = gone.name
-""")
 #: Rows that one transaction deletes at most: it is over in some hundredths of a second.
 _PRUNE_BATCH = 200
 _PRUNE_PICTURES = 20
@@ -84,7 +77,7 @@ class Maintenance:
     async def forget_workers(self) -> int:
         """Drops the rows of workers that nobody has heard of for a day."""
         async with self._database.transaction() as db:
-            await db.execute(_FORGET_WORKERS, {"after": _FORGET_WORKER_SECONDS, "limit": _BATCH})
+            await workers.forget(db, after=_FORGET_WORKER_SECONDS, limit=_BATCH)
         return 0
 
     async def rescue(self) -> int:

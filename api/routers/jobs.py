@@ -30,21 +30,17 @@ from shared.db import is_unavailable
 from shared.errors import FieldError, NotFound, PayloadTooLarge, ValidationFailed, field_errors
 from shared.idempotency.claim import Answer, Claim
 from shared.jobs.drafts import Draft
-from shared.jobs.queries import JobRow
-from shared.jobs.schemas import (
-    CancelReceipt,
-    JobDetail,
+from shared.jobs.list_schemas import (
     JobFilter,
     JobPage,
     JobQuery,
-    JobResult,
     JobsCancel,
     JobsCancelled,
     JobsSummary,
-    JobSubmit,
-    JobView,
     SummaryQuery,
 )
+from shared.jobs.queries import JobRow
+from shared.jobs.schemas import CancelReceipt, JobDetail, JobResult, JobSubmit, JobView
 from shared.jobs.status import FINAL, WaitingReason
 from shared.kinds import KINDS
 from shared.providers.catalog import catalog
@@ -88,7 +84,7 @@ async def submit(request: Request) -> Response:
         row = await _until_final(request, job_id, wait) if job_id else None
     if row is None:
         return response
-    reason = await services.jobs.waiting_reason(row)
+    reason = await services.waiting.reason(row)
     return idempotency.response_of(accepted(request, row, reason), prefer.applied(wait))
 
 
@@ -106,7 +102,7 @@ async def _submit_once(request: Request, services: Services, data: bytes) -> Res
     job = await body.worked_on(len(data), job_of, data, text_limit(services.settings))
     row = await services.jobs.submit(caller_of(request).project_id, job)
     request.scope["job_id"] = row.id  # for the log
-    return idempotency.response_of(accepted(request, row, await services.jobs.waiting_reason(row)))
+    return idempotency.response_of(accepted(request, row, await services.waiting.reason(row)))
 
 
 def accepted(request: Request, row: JobRow, waiting: WaitingReason | None) -> Answer:
@@ -145,14 +141,15 @@ async def _submit_keyed(request: Request, services: Services, data: bytes) -> Re
 
 async def store_keyed(request: Request, claim: Claim, draft: Draft) -> Answer:
     """Stores a draft under the key, and with it the answer that the key gives from then on."""
-    jobs = services_of(request).jobs
-    in_queue = await jobs.queue_reason(draft.row["queue"])  # not in the transaction: it may have to ask
+    services = services_of(request)
+    # Not in the transaction: it may have to ask.
+    in_queue = await services.waiting.reason_in(draft.row["queue"])
 
     def answer_of(row: JobRow) -> Answer:
         waiting = WaitingReason(row.waiting_reason) if row.waiting_reason else in_queue
         return accepted(request, row, waiting)
 
-    row, answer = await jobs.submit_keyed(draft, claim, answer_of)
+    row, answer = await services.jobs.submit_keyed(draft, claim, answer_of)
     request.scope["job_id"] = row.id  # for the log
     return answer
 
@@ -204,7 +201,7 @@ async def summary(request: Request, query: Annotated[SummaryQuery, Query()]) -> 
 
     The times bound final jobs only, in whole hours; what is queued or running is always counted.
     """
-    return render.JsonResponse(await services_of(request).jobs.summary(caller_of(request).project_id, query))
+    return render.JsonResponse(await services_of(request).lists.summary(caller_of(request).project_id, query))
 
 
 @router.get(
@@ -221,18 +218,18 @@ async def get(request: Request) -> Response:
     already when the job has changed.
     """
     # Parameters are read by hand: declared ones would cost a third of the whole poll.
-    jobs = services_of(request).jobs
+    services = services_of(request)
     job_id, wait = job_id_of(request.path_params["job_id"]), request.headers.get("prefer")
     if wait is not None and (seconds := prefer.wait_seconds(wait)) is not None:
         row = await _waited(request, job_id, seconds)
         headers = {"Cache-Control": "private, no-cache", **render.retry_after(row), **prefer.applied(seconds)}
     else:
-        row = await jobs.get(caller_of(request).project_id, job_id)
+        row = await services.jobs.get(caller_of(request).project_id, job_id)
         headers = {"Cache-Control": "private, no-cache", **render.retry_after(row)}
-    waiting = await jobs.waiting_reason(row)
+    waiting = await services.waiting.reason(row)
     view = None
     if request.scope["query_string"] and _wants_attempts(request):
-        attempts = await jobs.attempts(row.id)
+        attempts = await services.jobs.attempts(row.id)
         view = render.dumps(
             render.job_view(row, waiting, request.scope["public_url"])
             | {"attempts": [render.attempt_view(attempt) for attempt in attempts]}
@@ -255,7 +252,7 @@ async def _waited(request: Request, job_id: UUID, seconds: int) -> Row[Any]:
 
     async def is_news(row: Row[Any]) -> bool:
         return row.state in FINAL or not conditional.matches(
-            known, render.etag(row, await services.jobs.waiting_reason(row))
+            known, render.etag(row, await services.waiting.reason(row))
         )
 
     with services.hub.place():
@@ -283,10 +280,10 @@ async def list_jobs(request: Request, query: Annotated[JobQuery, Query()]) -> Re
     `next_cursor`: go on until that is null.
     """
     _known_words(query, "?")
-    jobs = services_of(request).jobs
-    rows, cursor = await jobs.list(caller_of(request).project_id, query)
+    services = services_of(request)
+    rows, cursor = await services.lists.page(caller_of(request).project_id, query)
     public_url = request.scope["public_url"]
-    items = [render.job_view(row, await jobs.waiting_reason(row), public_url) for row in rows]
+    items = [render.job_view(row, await services.waiting.reason(row), public_url) for row in rows]
     return render.JsonResponse({"items": items, "next_cursor": cursor})
 
 
@@ -312,7 +309,7 @@ async def cancel_all(request: Request) -> Response:
             "The request is not allowed; errors names each field.", errors=field_errors(error)
         ) from None
     _known_words(wanted.filter, "/filter/")
-    return render.JsonResponse(await services.jobs.cancel_all(caller_of(request).project_id, wanted))
+    return render.JsonResponse(await services.lists.cancel_all(caller_of(request).project_id, wanted))
 
 
 @router.post(
@@ -323,10 +320,10 @@ async def cancel_all(request: Request) -> Response:
 )
 async def cancel(request: Request, job_id: JobId) -> Response:
     """A queued job ends at once; of a running one the worker is told. Cancelling again, or too late, is no error."""
-    jobs = services_of(request).jobs
+    services = services_of(request)
     found = request.scope["job_id"] = job_id_of(job_id)  # for the log, too
-    cancelled = await jobs.cancel(caller_of(request).project_id, found)
-    waiting = await jobs.waiting_reason(cancelled.job)
+    cancelled = await services.jobs.cancel(caller_of(request).project_id, found)
+    waiting = await services.waiting.reason(cancelled.job)
     return render.JsonResponse(
         {
             "job": render.job_view(cancelled.job, waiting, request.scope["public_url"]),

@@ -18,8 +18,8 @@ from sqlalchemy import Row, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.jobs.list_schemas import JobFilter
 from shared.jobs.queries import VIEW
-from shared.jobs.schemas import JobFilter
 from shared.jobs.status import FINAL, State
 
 #: Jobs that one page looks at, at most.

@@ -14,7 +14,7 @@ from shared.config import Settings
 from shared.db import Database
 from shared.jobs.schemas import CancelReceipt, JobResult
 from shared.jobs.status import State
-from shared.wakeups import CANCEL_CHANNEL
+from shared.wakeups import CANCEL_CHANNEL, CHANGES_CHANNEL
 from tests import factories
 from tests.integration.api.conftest import problem
 
@@ -52,6 +52,23 @@ async def test_the_worker_of_a_running_job_is_told(
     assert receipt["job"]["cancel_requested_at"]
     assert message is not None
     assert message["data"].decode() == str(row.id)
+
+
+async def test_whoever_waits_is_woken_by_a_cancel_that_changes_something_and_by_no_other(
+    client: httpx.AsyncClient, database: Database, project_id: UUID, settings: Settings
+) -> None:
+    first, last = await factories.job(database, project_id), await factories.job(database, project_id)
+    async with Redis.from_url(settings.redis_url.get_secret_value()) as redis, redis.pubsub() as pubsub:
+        await pubsub.subscribe(CHANGES_CHANNEL)
+        await pubsub.get_message(timeout=2)
+        for job_id in (first.id, first.id, last.id):
+            await cancel(client, job_id)
+        told = b""
+        while last.id.bytes not in told:
+            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=2)
+            assert message is not None
+            told += message["data"]
+    assert told == project_id.bytes + first.id.bytes + project_id.bytes + last.id.bytes
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.EXPIRED])

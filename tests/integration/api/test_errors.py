@@ -166,8 +166,8 @@ async def test_a_database_that_hangs_is_503_in_time(
     app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, postgres: EmbeddedPostgres
 ) -> None:
     job = (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).json()
-    jobs = app.state.services.jobs
-    for patient in (jobs, jobs._submits, jobs._gets):
+    services = app.state.services
+    for patient in (services.lists, services.waiting, services.jobs._submits, services.jobs._gets):
         monkeypatch.setattr(patient, "_patience", 0.3)
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(postgres.pid)], check=True, capture_output=True, text=True

@@ -60,7 +60,7 @@ async def test_an_etag_spares_the_body_until_something_changes(
 async def test_why_it_waits_depends_on_workers_and_changes_the_etag(
     client: httpx.AsyncClient, database: Database, project_id: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.jobs.service._WORKERS_CACHE_SECONDS", 0)
+    monkeypatch.setattr("shared.jobs.waiting._WORKERS_CACHE_SECONDS", 0)
     row = await factories.job(database, project_id)
     alone = await client.get(f"/api/v1/jobs/{row.id}")
     await factories.worker(database, name="text", queues=["image.standard"])

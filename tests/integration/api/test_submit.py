@@ -93,7 +93,7 @@ async def test_a_database_that_goes_away_after_the_commit_does_not_take_the_202_
     error: Exception,
 ) -> None:
     # A client that is told 503 submits again, and the job would be run and paid for twice.
-    jobs = app.state.services.jobs
+    services = app.state.services
 
     async def away(*_: object) -> object:
         raise error
@@ -104,8 +104,8 @@ async def test_a_database_that_goes_away_after_the_commit_does_not_take_the_202_
     if fails == "unpublish":
         monkeypatch.setattr("shared.jobs.queries.unpublish", away)
     else:
-        monkeypatch.setattr(getattr(jobs, fails), "_run", away)
-    monkeypatch.setattr(jobs._doorbell, "ring", unsent)
+        monkeypatch.setattr(getattr(services.waiting, fails), "_run", away)
+    monkeypatch.setattr(services.doorbell, "ring", unsent)
     assert (await submit(client)).status_code == 202
     assert await count_jobs(database) == 1
 

@@ -14,7 +14,7 @@ import pytest
 
 from shared.config import Settings
 from shared.jobs import search, totals
-from shared.jobs.schemas import JobFilter
+from shared.jobs.list_schemas import JobFilter
 from tests.integration.shared.jobs.conftest import Jobs
 from tests.integration.shared.jobs.grown import grow
 from tests.integration.shared.jobs.test_plans import FILL, check_hot_statements

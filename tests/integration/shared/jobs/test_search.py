@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from shared.jobs import search, totals
-from shared.jobs.schemas import JobFilter
+from shared.jobs.list_schemas import JobFilter
 from shared.jobs.status import State
 from tests import factories
 from tests.integration.shared.jobs.conftest import Jobs

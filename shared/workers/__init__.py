@@ -1,0 +1,1 @@
+"""Worker processes that are alive, by the rows that they write."""
