@@ -113,6 +113,8 @@ async def finish(
         "state": state,
         "outcome": "succeeded" if succeeded else "failed",
         "counted": True,
+        "not_called": False,
+        "estimate": None,
         "answered": True,
         "result": (result or {"text": "green and yellow", "finish_reason": "stop"}) if succeeded else None,
         "error": None if succeeded else error,

@@ -30,6 +30,8 @@ class Flight:
     deadline: float
     #: Monotonic time of the claim.
     started: float = field(default_factory=time.monotonic)
+    #: Monotonic time until which its claim holds as the note that it is sent; later, or without one, a note is written.
+    noted_until: float = 0.0
     #: The provider call, while it is under way.
     call: asyncio.Task[object] | None = None
     #: The client called it off.

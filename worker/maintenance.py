@@ -23,6 +23,7 @@ from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.queue import Doorbell
 from shared.wakeups import Wakeups
 from shared.workers import queries as workers
+from worker.accounts import expected_cost
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +212,8 @@ class Maintenance:
 
     def _ending(self, row: Row[Any]) -> dict[str, Any]:
         job = Claimed(row.job_id, row.number, row.snoozes, row.max_attempts, row.on_unknown)
-        served = Served(cost=row.estimate if row.sent else Decimal(0))
+        expected = expected_cost(row) if row.sent else Decimal(0)
+        served = Served(cost=expected, estimate=expected if row.sent else None)
         if row.cancel:
             return outcomes.after_cancel(job, served, provider_called=row.sent)
         return outcomes.after_loss(job, served, sent=row.sent, backoff=self._backoff)

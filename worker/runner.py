@@ -1,6 +1,7 @@
 """claim → call → record: what happens to one job in one attempt.
 
-Two short transactions and a note between them; none is open while the provider is called.
+Two short transactions, and where the call does not follow at once or the job's policy asks for it, a note between
+them; none is open while the provider is called.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ log = logging.getLogger(__name__)
 
 #: Beyond a job's timeout: the time in which an answer may still be recorded.
 RECORD_GRACE_SECONDS = 60.0
+#: Kinds whose call follows its claim at once: nothing is read from the database in between.
+_NOTED_BY_CLAIM = tuple(name for name, kind in KINDS.items() if kind.queue == "text")
+#: Of a lease: for so long after a claim was asked for it is surely ours still, if this process did not stand still.
+_NOTE_HOLDS = 0.25
 #: Beyond a driver's own deadline: it must never come to this.
 _DRIVER_GRACE_SECONDS = 5.0
 
@@ -119,6 +124,7 @@ class Runner:
         await checkpoint("popped", job_id)
         if self._flights.draining:
             return await self._ring_again(job_id)
+        asked = time.monotonic()
         # The message is held meanwhile: letting it go would empty the broker's queues for nothing.
         row = await self._patiently(lambda: self._claim(job_id))
         if row is None:
@@ -126,6 +132,8 @@ class Runner:
         claimed = Claimed(row.id, row.attempt, row.snoozes, row.max_attempts, row.on_unknown)
         deadline = time.monotonic() + row.timeout_seconds + RECORD_GRACE_SECONDS
         flight = Flight(claimed, row.model, deadline)
+        if row.noted:
+            flight.noted_until = asked + self._settings.lease_seconds * _NOTE_HOLDS
         self._flights.add(flight)
         try:
             await checkpoint("claimed", job_id)
@@ -143,9 +151,8 @@ class Runner:
             broken = RetryableError(
                 f"The job could not be prepared ({type(error).__name__}).", code="internal_error"
             )
-            return await self._recorder.record(
-                flight, outcomes.after_error(flight.job, broken, Served(), self._backoff)
-            )
+            ending = outcomes.after_error(flight.job, broken, Served(), self._backoff)
+            return await self._recorder.record(flight, outcomes.not_called(ending))
         if self._flights.draining:
             return await self._recorder.record(flight, outcomes.given_back(flight.job))
         if not await self._may_call(flight, prepared.account.estimate):
@@ -214,6 +221,8 @@ class Runner:
 
     async def _may_call(self, flight: Flight, estimate: Decimal) -> bool:
         """Notes that the call goes out. False: it must not, because the job is called off or no longer ours."""
+        if time.monotonic() < flight.noted_until:
+            return not (flight.cancelled or flight.fenced)
         note = {"job_id": flight.job.job_id, "number": flight.job.number, "estimate": estimate}
         if await self._patiently(lambda: self._notes(note), until=flight.deadline):
             return True
@@ -303,6 +312,7 @@ class Runner:
             worker=self._name,
             lease=self._settings.lease_seconds,
             grace=RECORD_GRACE_SECONDS,
+            noted=_NOTED_BY_CLAIM,
         )
         self._wakeups.changed([(row.project_id, row.id) for row in claimed.values()])
         # Of two messages for one job in one batch, the first gets it.
@@ -314,7 +324,12 @@ class Runner:
         unique = list(dict.fromkeys(ids))
         async with self._database.transaction() as db:
             claimed = await claims.claim_through_gates(
-                db, unique, worker=self._name, lease=self._settings.lease_seconds, grace=RECORD_GRACE_SECONDS
+                db,
+                unique,
+                worker=self._name,
+                lease=self._settings.lease_seconds,
+                grace=RECORD_GRACE_SECONDS,
+                noted=_NOTED_BY_CLAIM,
             )
         self._wakeups.changed([(row.project_id, row.id) for row in claimed.values()])
         return [claimed.pop(job_id, None) for job_id in ids]

@@ -26,14 +26,14 @@ _RELEASE_AT_MOST = 500
 
 
 async def claim(
-    db: Executor, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
+    db: Executor, ids: Sequence[UUID], *, worker: str, lease: float, grace: float, noted: Sequence[str] = ()
 ) -> tuple[dict[UUID, Row[Any]], set[UUID] | Exception]:
     """Claims what may run now (see ``queries.claim``), and answers which of the others wait at a gate.
 
     Those are for ``claim_through_gates``, in a transaction of its own: this one must wait for nobody. What was claimed
     stays so where the gates cannot be asked: then their error is answered.
     """
-    claimed = await queries.claim(db, ids, worker=worker, lease=lease, grace=grace)
+    claimed = await queries.claim(db, ids, worker=worker, lease=lease, grace=grace, noted=noted)
     left = [job_id for job_id in ids if job_id not in claimed]
     try:
         return claimed, {row.id for row in await queries.at_gates(db, left)} if left else set()
@@ -42,7 +42,13 @@ async def claim(
 
 
 async def claim_through_gates(
-    db: AsyncConnection, ids: Sequence[UUID], *, worker: str, lease: float, grace: float
+    db: AsyncConnection,
+    ids: Sequence[UUID],
+    *,
+    worker: str,
+    lease: float,
+    grace: float,
+    noted: Sequence[str] = (),
 ) -> dict[UUID, Row[Any]]:
     """Claims what its gate lets through, and sends the rest back to wait; ``gated`` in a row says so."""
     held: defaultdict[str, list[UUID]] = defaultdict(list)
@@ -55,7 +61,7 @@ async def claim_through_gates(
         if admission.calls:
             let = waiting[: admission.calls]
             claimed |= await queries.claim(
-                db, let, worker=worker, lease=lease, grace=grace, through_gate=True
+                db, let, worker=worker, lease=lease, grace=grace, noted=noted, through_gate=True
             )
             await gates.take_slots(db, gate.model, admission.next_slot_at)
         await _park(db, gate, admission, waiting[admission.calls :])

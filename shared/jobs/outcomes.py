@@ -7,8 +7,8 @@
 | ``RateLimitedError``                  | failed    | queued until the provider's time; counts as no attempt |
 | ``PermanentError``                    | failed    | failed                                                 |
 | ``UnknownOutcomeError``               | unknown   | by ``on_unknown``: queued after backoff, or failed     |
-| worker lost before the provider call  | lost      | queued at once, or failed at ``max_attempts``          |
-| worker lost after the provider call   | unknown   | by ``on_unknown``                                      |
+| worker lost before the note of a call | lost      | queued at once, or failed at ``max_attempts``          |
+| worker lost after the note of a call  | unknown   | by ``on_unknown``                                      |
 | worker told to stop before the call   | lost      | queued at once; counts as no attempt                   |
 | cancelled                             | cancelled | cancelled                                              |
 | answer that cannot be stored          | failed    | failed                                                 |
@@ -75,6 +75,8 @@ class Served:
     upstream_request_id: str | None = None
     usage: dict[str, int] | None = None
     cost: Decimal = Decimal(0)
+    #: USD that was expected before the call.
+    estimate: Decimal | None = None
 
 
 def succeeded(job: Claimed, result: dict[str, Any], served: Served) -> dict[str, Any]:
@@ -107,8 +109,13 @@ def after_error(job: Claimed, error: ProviderError, served: Served, backoff: Bac
             return _again(job, Outcome.FAILED, served, problem, delay, reason, answered=answered)
 
 
+def not_called(row: dict[str, Any]) -> dict[str, Any]:
+    """The ending of an attempt that is known not to have called, whatever was noted beforehand."""
+    return row | {"not_called": True}
+
+
 def after_cancel(job: Claimed, served: Served, *, provider_called: bool) -> dict[str, Any]:
-    return _row(
+    row = _row(
         job,
         State.CANCELLED,
         Outcome.CANCELLED,
@@ -116,6 +123,7 @@ def after_cancel(job: Claimed, served: Served, *, provider_called: bool) -> dict
         data={"provider_called": provider_called},
         event="job.cancelled",
     )
+    return row if provider_called else not_called(row)
 
 
 def after_loss(job: Claimed, served: Served, *, sent: bool, backoff: Backoff) -> dict[str, Any]:
@@ -135,7 +143,9 @@ def after_loss(job: Claimed, served: Served, *, sent: bool, backoff: Backoff) ->
 def given_back(job: Claimed) -> dict[str, Any]:
     """A worker that was told to stop has claimed the job and not called the provider: another one may, at once."""
     problem = {"code": "worker_stopped", "message": "The worker stopped before the provider was called."}
-    return _again(job, Outcome.LOST, Served(), problem, 0.0, WaitingReason.RETRY_BACKOFF, counted=False)
+    return not_called(
+        _again(job, Outcome.LOST, Served(), problem, 0.0, WaitingReason.RETRY_BACKOFF, counted=False)
+    )
 
 
 def not_storable(row: dict[str, Any], why: str) -> dict[str, Any]:
@@ -231,6 +241,8 @@ def _row(
         "outcome": outcome,
         "counted": True,
         "answered": answered,
+        "not_called": False,
+        "estimate": served.estimate,
         "result": result,
         "error": error,
         "delay": 0.0,

@@ -133,14 +133,16 @@ _CLAIM = text("""
         FROM j WHERE jobs.id = j.id
         RETURNING jobs.*
     ), attempt AS (
-        INSERT INTO attempts (job_id, number, project_id, worker)
-        SELECT id, attempt, project_id, :worker FROM claimed
+        INSERT INTO attempts (job_id, number, project_id, worker, sent_at)
+        SELECT id, attempt, project_id, :worker,
+               CASE WHEN kind = ANY(CAST(:noted AS text[])) AND on_unknown = 'retry' THEN clock_timestamp() END
+        FROM claimed
     ), event AS (
         INSERT INTO job_events (project_id, job_id, version, type, data)
         SELECT project_id, id, version, 'job.running', jsonb_build_object('attempt', attempt) FROM claimed
     )
     SELECT id, project_id, kind, model, input, attempt, snoozes, max_attempts, timeout_seconds, on_unknown,
-           :through_gate AS gated
+           :through_gate AS gated, kind = ANY(CAST(:noted AS text[])) AND on_unknown = 'retry' AS noted
     FROM claimed
 """)
 
@@ -178,8 +180,8 @@ _RENEW = text("""
 _FINISH = text("""
     WITH row AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
-            job_id uuid, number int, state text, outcome text, counted bool, answered bool, result jsonb,
-            error jsonb, delay float8, waiting_reason text, provider text, upstream_model text,
+            job_id uuid, number int, state text, outcome text, counted bool, answered bool, not_called bool,
+            estimate numeric, result jsonb, error jsonb, delay float8, waiting_reason text, provider text, upstream_model text,
             model_version text, upstream_request_id text, usage jsonb, cost numeric, event text, data jsonb)
     ), locked AS (
         SELECT jobs.id, jobs.cancel_requested_at FROM jobs JOIN row ON jobs.id = row.job_id
@@ -210,7 +212,10 @@ _FINISH = text("""
         UPDATE attempts SET outcome = j.outcome, counted = j.counted, error = j.error,
             -- A server that crashed, or a standby that took over, may have lost the note of the call, though it
             -- had been committed: whoever has the answer knows better.
-            sent_at = CASE WHEN j.answered OR j.outcome = 'unknown' THEN coalesce(sent_at, claimed_at) ELSE sent_at END,
+            -- A note that came with the claim is taken back by who knows that no call followed.
+            sent_at = CASE WHEN j.answered OR j.outcome = 'unknown' THEN coalesce(sent_at, claimed_at)
+                           WHEN j.not_called THEN NULL ELSE sent_at END,
+            estimated_cost_usd = coalesce(estimated_cost_usd, j.estimate),
             finished_at = now(), answered_at = CASE WHEN j.answered THEN now() END,
             provider = j.provider, model_version = j.model_version,
             upstream_request_id = j.upstream_request_id, usage = j.usage, cost_usd = j.cost
@@ -221,7 +226,8 @@ _FINISH = text("""
             CASE WHEN finished.state = 'queued'
                      THEN j.data || jsonb_build_object('scheduled_at', finished.scheduled_at)
                  WHEN called_off
-                     THEN (j.data - 'waiting_reason') || jsonb_build_object('provider_called', a.sent_at IS NOT NULL)
+                     THEN (j.data - 'waiting_reason')
+                          || jsonb_build_object('provider_called', a.sent_at IS NOT NULL AND NOT j.not_called)
                  ELSE j.data END
         FROM finished JOIN j ON j.job_id = finished.id
         JOIN attempts a ON a.job_id = finished.id AND a.number = finished.attempt
@@ -333,7 +339,8 @@ _LOCK_LOST = text("""
 _READ_LOST = text("""
     SELECT j.id AS job_id, j.attempt AS number, j.snoozes, j.max_attempts, j.on_unknown, j.lease_owner,
            j.cancel_requested_at IS NOT NULL AS cancel, a.sent_at IS NOT NULL AS sent,
-           coalesce(a.estimated_cost_usd, 0) AS estimate
+           a.estimated_cost_usd AS estimate, j.kind, j.model,
+           CASE WHEN a.sent_at IS NOT NULL AND a.estimated_cost_usd IS NULL THEN j.input END AS input
     FROM jobs j JOIN attempts a ON a.job_id = j.id AND a.number = j.attempt
     WHERE j.id = ANY(CAST(:ids AS uuid[]))
 """)
@@ -408,6 +415,7 @@ async def claim(
     worker: str,
     lease: float,
     grace: float,
+    noted: Sequence[str] = (),
     through_gate: bool = False,
 ) -> dict[UUID, Row[Any]]:
     """Takes those jobs that may run now, opens an attempt of each and answers what a worker needs.
@@ -415,6 +423,8 @@ async def claim(
     Args:
         lease: seconds until the claim must be renewed.
         grace: seconds beyond the job's timeout in which its answer may still be recorded.
+        noted: kinds whose call follows at once. Where a job's policy does not ask for more, its claim counts as the
+            note that it is sent, which ``noted`` in its row says: one commit less.
         through_gate: the caller holds the model's gate and lets these through; without it, jobs of a
             model with a gate are left alone.
     """
@@ -423,6 +433,7 @@ async def claim(
         "worker": worker,
         "lease": lease,
         "grace": grace,
+        "noted": list(noted),
         "through_gate": through_gate,
     }
     return {row.id: row for row in await db.execute(_CLAIM, parameters)}

@@ -79,13 +79,14 @@ def test_frozen_before_the_call(new_stack: NewStack) -> None:
     name = attempt.worker.partition("@")[0]
     stack.mark()
     stack.settle(60)
-    assert [each.outcome for each in stack.attempts(job)] == ["lost", "succeeded"]
+    # Its claim was the note that it calls: nobody could know better.
+    assert [each.outcome for each in stack.attempts(job)] == ["unknown", "succeeded"]
     before = stack.calls()
     stack.freeze(name)
     _thaw_and_see_nothing_change(stack, name)
     assert stack.calls(job) == 1
     assert stack.calls() == before
-    stack.verify(calls=8 + stack.outcomes()["unknown"])
+    stack.verify(calls=(8, 7 + stack.outcomes()["unknown"]))
 
 
 @pytest.mark.fault(22, "messages that make no sense")

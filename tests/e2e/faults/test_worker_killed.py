@@ -47,6 +47,22 @@ def test_between_pop_and_claim(new_stack: NewStack) -> None:
     stack.verify(calls=40)
 
 
+@pytest.mark.fault(10, "killed after the claim, before the call")
+def test_before_the_call(new_stack: NewStack) -> None:
+    """With a strict policy it is known that no call went out; else the claim counts as one, and is paid for as one."""
+    stack = new_stack(workers=1, LEASE_SECONDS=3, WORKER_CONCURRENCY=20)
+    with stack.orders.hold("claimed", count=20) as held:
+        strict = stack.clients.submit(10, seconds=0.2, on_unknown="fail")
+        usual = stack.clients.submit(10, seconds=0.2, on_unknown="retry")
+        stack.wait_until(lambda: len(held()) == 20, 20, "all are claimed")
+        stack.kill("worker-1")
+        stack.mark()
+    stack.settle(30)
+    assert stack.outcomes(*strict) == {"lost": 10, "succeeded": 10}
+    assert stack.outcomes(*usual) == {"unknown": 10, "succeeded": 10}
+    stack.verify(calls=20)
+
+
 @pytest.mark.fault(10, "killed after the answer, before the record")
 def test_before_the_record(new_stack: NewStack) -> None:
     """The call is paid for and its answer gone: on_unknown decides, and the attempt says so."""
@@ -100,7 +116,7 @@ def test_before_artifacts_are_committed(new_stack: NewStack) -> None:
 def test_poison(new_stack: NewStack) -> None:
     """One kills its worker before the call, one after it; both end at max_attempts, and the others go on."""
     stack = new_stack(workers=2, LEASE_SECONDS=2, LEASE_RENEW_SECONDS=0.5)
-    before = _poison(stack, "claimed")
+    before = _poison(stack, "claimed", on_unknown="fail")
     after = _poison(stack, "answered")
     others = stack.clients.submit(60, seconds=0.3, max_attempts=20)
     stack.settle(90)
@@ -120,9 +136,9 @@ def test_poison(new_stack: NewStack) -> None:
     assert stack.calls(before) == 0
 
 
-def _poison(stack: Stack, point: str) -> str:
+def _poison(stack: Stack, point: str, on_unknown: str = "retry") -> str:
     """A job that kills its worker whenever it comes to the point. It begins late enough for the order to be there."""
     soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
-    [job] = stack.clients.submit(1, seconds=0.2, max_attempts=3, scheduled_at=soon)
+    [job] = stack.clients.submit(1, seconds=0.2, max_attempts=3, scheduled_at=soon, on_unknown=on_unknown)
     stack.orders.kill(point, job, always=True)
     return job

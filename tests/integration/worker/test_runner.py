@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from scripts.embedded import EmbeddedPostgres
 from shared import storage
 from shared.gates import queries as gates
+from shared.jobs import queries
 from shared.providers.base import Call, Generation, ImageBytes, RateLimitedError, Usage
 from tests.contract.conftest import RunningSimulator
 from tests.integration.worker.conftest import Scripted, Table, Worker, Workers, said
@@ -225,6 +226,81 @@ class TestErrors:
         assert all(attempt.sent_at is None for attempt in await table.attempts(job_id))
 
 
+class TestNotes:
+    """That a call goes out is noted before it does: by the claim, or apart."""
+
+    @pytest.mark.parametrize(("on_unknown", "notes"), [("retry", 0), ("fail", 1)])
+    async def test_the_claim_is_the_note_unless_the_policy_is_strict(
+        self, worker: Worker, table: Table, monkeypatch: pytest.MonkeyPatch, on_unknown: str, notes: int
+    ) -> None:
+        written = count_notes(monkeypatch)
+        job_id = await table.add(on_unknown=on_unknown)
+        assert await worker.run(job_id) == "succeeded"
+        (attempt,) = await table.attempts(job_id)
+        assert attempt.claimed_at <= attempt.sent_at <= attempt.answered_at
+        assert attempt.estimated_cost_usd > 0
+        assert len(written) == notes
+
+    async def test_a_worker_that_stood_still_after_its_claim_asks_again(
+        self, workers: Workers, table: Table, maintenance: Maintenance, simulator: RunningSimulator
+    ) -> None:
+        """Its lease has run out and another has the job: the claim's note holds no longer."""
+        job_id = await table.add()
+        async with workers(keep=False) as worker:
+            prepare = worker.runner._prepare
+
+            async def after_a_standstill(row: Any) -> Any:
+                await asyncio.sleep(0.6)  # beyond a quarter of the lease
+                await table.run("UPDATE jobs SET lease_until = now() - interval '1 second'")
+                assert await maintenance.rescue() == 1
+                return await prepare(row)
+
+            worker.runner._prepare = after_a_standstill  # type: ignore[method-assign]
+            assert await worker.run(job_id) == "no longer ours"
+        assert calls(simulator, job_id) == {}
+
+    async def test_one_that_was_lost_with_its_claim_costs_what_it_may_have(
+        self, workers: Workers, table: Table, maintenance: Maintenance
+    ) -> None:
+        """Nobody has worked out an estimate by then: the rescue does."""
+        job_id = await table.add("a prompt of some words " * 10)
+        async with workers(keep=False) as worker:
+            gone = asyncio.Event()
+            worker.runner._prepare = lambda _: gone.wait()  # type: ignore[method-assign,assignment]
+            run = asyncio.create_task(worker.run(job_id))
+            await table.until_sent(job_id)
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+        await table.run("UPDATE jobs SET lease_until = now() - interval '1 second'")
+        assert await maintenance.rescue() == 1
+        job, (attempt,) = await table.get(job_id), await table.attempts(job_id)
+        assert (job.state, attempt.outcome) == ("queued", "unknown")
+        assert job.cost_usd == attempt.cost_usd == attempt.estimated_cost_usd > 0
+
+    async def test_a_lost_call_to_a_model_that_is_gone_is_rescued_all_the_same(
+        self, workers: Workers, table: Table, maintenance: Maintenance
+    ) -> None:
+        job_id = await table.add()
+        async with table.database.transaction() as db:
+            await queries.claim(db, [job_id], worker="gone", lease=2, grace=1, noted=["text.generate"])
+        await table.run("UPDATE jobs SET lease_until = now() - interval '1 second', model = 'gone'")
+        assert await maintenance.rescue() == 1
+        (attempt,) = await table.attempts(job_id)
+        assert (attempt.outcome, attempt.cost_usd) == ("unknown", 0)
+
+
+def count_notes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every batch of notes that is written from now on."""
+    mark_sent, written = queries.mark_sent, []
+
+    async def counted(db: Any, rows: Any) -> Any:
+        written.append(rows)
+        return await mark_sent(db, rows)
+
+    monkeypatch.setattr("shared.jobs.queries.mark_sent", counted)
+    return written
+
+
 class TestHostileAnswers:
     async def test_text_is_stored_clean(self, workers: Workers, table: Table) -> None:
         hostile = "a\x00b\ud800c"
@@ -314,15 +390,19 @@ class TestCancel:
         async with asyncio.timeout(2):
             assert await run == "cancelled"
 
+    @pytest.mark.parametrize("on_unknown", ["fail", "retry"])
     async def test_before_the_call_there_is_none(
-        self, workers: Workers, table: Table, simulator: RunningSimulator
+        self, workers: Workers, table: Table, simulator: RunningSimulator, on_unknown: str
     ) -> None:
-        job_id = await table.add()
+        """The note that it is sent finds the cancel; where the claim was that note, the wake-up has told of it."""
+        job_id = await table.add(on_unknown=on_unknown)
         async with workers(keep=False) as worker:
             prepare = worker.runner._prepare
 
             async def cancelled_meanwhile(row: Any) -> Any:
                 await table.cancel(job_id)
+                if row.noted:
+                    await worker.flights.wake(job_id)
                 return await prepare(row)
 
             worker.runner._prepare = cancelled_meanwhile  # type: ignore[method-assign]
@@ -662,7 +742,7 @@ class TestARowThatSomebodyHolds:
                 await go_on.wait()
 
         monkeypatch.setattr("worker.runner.checkpoint", stop_at)
-        doomed = await table.add()
+        doomed = await table.add(on_unknown="fail")
         async with workers(lease_seconds=30) as worker:
             running = asyncio.create_task(worker.run(doomed))
             await claimed.wait()

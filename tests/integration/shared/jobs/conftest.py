@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -64,10 +65,15 @@ class Jobs:
         }
 
     async def claim(
-        self, *ids: UUID, worker: str = "w", lease: float = 30, grace: float = 10
+        self,
+        *ids: UUID,
+        worker: str = "w",
+        lease: float = 30,
+        grace: float = 10,
+        noted: Sequence[str] = (),
     ) -> dict[UUID, Row[Any]]:
         async with self.database.transaction() as db:
-            return await queries.claim(db, ids, worker=worker, lease=lease, grace=grace)
+            return await queries.claim(db, ids, worker=worker, lease=lease, grace=grace, noted=noted)
 
     async def send(self, *ids: UUID, number: int = 1, estimate: str = "0.001") -> set[UUID]:
         rows = [{"job_id": job_id, "number": number, "estimate": estimate} for job_id in ids]
@@ -139,6 +145,8 @@ def ending(job_id: UUID, number: int = 1, **fields: Any) -> dict[str, Any]:
         "state": state,
         "outcome": "succeeded" if state == "succeeded" else "failed",
         "counted": True,
+        "not_called": False,
+        "estimate": None,
         "answered": False,
         "result": {"text": "done"} if state == "succeeded" else None,
         "error": None if state == "succeeded" else {"code": "x", "message": "y"},

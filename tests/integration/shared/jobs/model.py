@@ -107,6 +107,8 @@ ENDS = {
     "permanent": ("failed", True),
     "unknown": ("unknown", False),
     "cancelled": ("cancelled", False),
+    "cancelled_unsent": ("cancelled", False),
+    "given_back": ("lost", False),
     "lost": ("lost", False),
 }
 
@@ -114,7 +116,9 @@ ENDS = {
 class World:
     """All jobs and gates. A method does what one transaction does, and answers what that must answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, noted_estimate: Decimal) -> None:
+        #: What a call that was noted with its claim is thought to have cost, for every job here.
+        self.noted_estimate = noted_estimate
         self.now = 0
         self.jobs: dict[UUID, Job] = {}
         self.gates: dict[str, Gate] = {}
@@ -128,7 +132,10 @@ class World:
 
     # ---- Claims
 
-    def claim(self, ids: Iterable[UUID], worker: str, lease: int, grace: int) -> set[UUID]:
+    def claim(
+        self, ids: Iterable[UUID], worker: str, lease: int, grace: int, *, noted: bool = False
+    ) -> set[UUID]:
+        """``noted``: those whose policy allows it count as sent from their claim on."""
         asked = {job_id: self.jobs[job_id] for job_id in ids}
         claimed = self.claim_ungated(asked, worker, lease, grace)
         for model, gate in sorted(self.gates.items()):
@@ -145,6 +152,9 @@ class World:
             self._take_slots(gate, calls)
             for job in waiting[calls:]:
                 self._park(job, gate, opens)
+        for job in (asked[job_id] for job_id in claimed) if noted else ():
+            if job.queue.startswith("text.") and job.on_unknown == "retry":
+                job.attempts[-1].sent, job.attempts[-1].estimate = True, self.noted_estimate
         return claimed
 
     def claim_ungated(self, ids: Iterable[UUID], worker: str, lease: int, grace: int) -> set[UUID]:
@@ -281,8 +291,10 @@ class World:
         attempt = job.attempts[-1]
         attempt.outcome, attempt.answered = ENDS[end.kind]
         attempt.sent = attempt.sent or attempt.answered or attempt.outcome == "unknown"
-        attempt.cost = end.cost
-        attempt.counted = end.kind != "rate_limited"
+        if end.kind in {"given_back", "cancelled_unsent"}:
+            attempt.sent = False
+        attempt.cost = Decimal(0) if end.kind == "given_back" else end.cost
+        attempt.counted = end.kind not in {"rate_limited", "given_back"}
         job.snoozes += not attempt.counted
         self._after(job, end)
         return len(job.events), job.state
@@ -293,8 +305,9 @@ class World:
             "not_storable": "failed",
             "permanent": "failed",
             "cancelled": "cancelled",
+            "cancelled_unsent": "cancelled",
         }
-        again = end.kind == "rate_limited" or job.used < job.max_attempts
+        again = end.kind in {"rate_limited", "given_back"} or job.used < job.max_attempts
         if end.kind == "unknown" and job.on_unknown == "fail":
             again = False
         state = final.get(end.kind) or ("queued" if again else "failed")
@@ -308,6 +321,8 @@ class World:
             waits = BACKOFF[job.used > 1]
             if end.kind in {"lost", "rate_limited"}:
                 waits = end.delay
+            elif end.kind == "given_back":
+                waits = 0
             job.scheduled = self.now + waits
 
     # ---- What clients and maintenance do

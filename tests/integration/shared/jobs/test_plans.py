@@ -74,7 +74,14 @@ async def check_hot_statements(grown: Jobs) -> None:
         "get": (queries._GET, {"ids": queued}, "pk_jobs"),
         "claim": (
             queries._CLAIM,
-            {"ids": queued, "worker": "w", "lease": 30, "grace": 10, "through_gate": False},
+            {
+                "ids": queued,
+                "worker": "w",
+                "lease": 30,
+                "grace": 10,
+                "noted": ["text.generate"],
+                "through_gate": False,
+            },
             "pk_jobs",
         ),
         "sent": (queries._SENT, {"rows": queries._json(sent)}, "(pk_jobs|ix_jobs_running)"),

@@ -46,7 +46,10 @@ from shared.gates import queries as gates
 from shared.jobs import claims, outcomes, queries
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.jobs.status import FINAL, TRANSITIONS, Outcome, State
+from shared.kinds import KINDS
 from shared.providers.base import PermanentError, RateLimitedError, RetryableError, UnknownOutcomeError
+from shared.providers.catalog import catalog
+from shared.providers.pricing import estimate
 from shared.wakeups import Change
 from tests import factories
 from tests.conftest import SettingsFactory
@@ -114,6 +117,7 @@ ends = st.builds(
     st.just(UNIT),
 )
 
+_TEXT, _INPUT = KINDS["text.generate"], {"prompt": "hello"}
 _JOBS = text(f"""
     SELECT {queries.VIEW}, j.waiting_reason AS stored_reason, j.result IS NOT NULL AS has_result,
         extract(epoch FROM j.scheduled_at - now()) AS scheduled, extract(epoch FROM j.expires_at - now()) AS expires,
@@ -244,7 +248,7 @@ class Lives(RuleBasedStateMachine):
         super().__init__()
         self.lab = lab
         self.reached = lab.reached
-        self.world = World()
+        self.world = World(estimate(catalog()[MODELS[0]], _TEXT.to_request(_INPUT, []), datetime.now(UTC)))
         #: What workers were told when they claimed, the newest first; those of long ago included.
         self.claimed: list[Claimed] = []
         self.seen: dict[UUID, Row[Any]] = {}
@@ -315,7 +319,7 @@ class Lives(RuleBasedStateMachine):
             "model": job.model,
             "priority": job.priority,
             "queue": job.queue,
-            "input": {"prompt": "hello"},
+            "input": _INPUT,
             "warnings": [],
             "max_attempts": job.max_attempts,
             "timeout_seconds": float(job.timeout),
@@ -334,19 +338,23 @@ class Lives(RuleBasedStateMachine):
 
     # ---- Workers
 
-    @rule(at=places, worker=workers, lease=units)
-    def claim(self, at: list[int], worker: str, lease: int) -> None:
+    @rule(at=places, worker=workers, lease=units, noted=st.booleans())
+    def claim(self, at: list[int], worker: str, lease: int, noted: bool = False) -> None:
         """Any jobs, also the same one twice, also those that may not run."""
         ids = [self._job(each) for each in at]
 
         async def both(db: AsyncConnection) -> dict[UUID, Row[Any]]:
             how: dict[str, Any] = {"worker": worker, "lease": lease, "grace": GRACE}
+            how["noted"] = ["text.generate"] if noted else []
             claimed, gated = await claims.claim(db, ids, **how)
             assert not isinstance(gated, Exception)
             return claimed | await claims.claim_through_gates(db, list(gated), **how)
 
         rows = self.lab.do(both)
-        assert set(rows) == self.world.claim(ids, worker, lease, GRACE)
+        assert set(rows) == self.world.claim(ids, worker, lease, GRACE, noted=noted)
+        for job_id, row in rows.items():
+            assert row.noted == self.world.jobs[job_id].attempts[-1].sent
+        self.reached["noted by its claim"] += any(row.noted for row in rows.values())
         self._remember(rows)
 
     @rule(at=places, lease=units)
@@ -691,8 +699,10 @@ class Lives(RuleBasedStateMachine):
                 return row
             case "not_storable":
                 return outcomes.not_storable(row, "DataError")
-            case "cancelled":
-                return outcomes.after_cancel(claimed, served, provider_called=True)
+            case "cancelled" | "cancelled_unsent":
+                return outcomes.after_cancel(claimed, served, provider_called=end.kind == "cancelled")
+            case "given_back":
+                return outcomes.given_back(claimed)
             case "retryable":
                 error: Any = RetryableError("no route")
             case "retryable_answered":

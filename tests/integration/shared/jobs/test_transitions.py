@@ -128,6 +128,48 @@ class TestClaim:
         assert (await jobs.get(job_id)).started_at == first
 
 
+class TestNotedByItsClaim:
+    """Where the call follows at once, the claim is the note as well: one commit less."""
+
+    async def test_it_counts_as_sent_from_then_on(self, jobs: Jobs) -> None:
+        job_id = await jobs.add()
+        assert (await jobs.claim(job_id, noted=["text.generate"]))[job_id].noted
+        (attempt,) = await jobs.attempts(job_id)
+        assert attempt.sent_at >= attempt.claimed_at
+        assert attempt.estimated_cost_usd is None
+
+    @pytest.mark.parametrize(
+        ("columns", "noted"),
+        [({"on_unknown": "fail"}, ["text.generate"]), ({}, ["image.generate"]), ({}, [])],
+    )
+    async def test_a_strict_policy_and_other_kinds_have_their_own_note(
+        self, jobs: Jobs, columns: dict[str, Any], noted: list[str]
+    ) -> None:
+        job_id = await jobs.add(**columns)
+        assert not (await jobs.claim(job_id, noted=noted))[job_id].noted
+        assert (await jobs.attempts(job_id))[0].sent_at is None
+
+    async def test_who_did_not_call_takes_it_back(self, jobs: Jobs) -> None:
+        job_id = await jobs.add()
+        await jobs.claim(job_id, noted=["text.generate"])
+        await jobs.finish(ending(job_id, state="queued", outcome="lost", not_called=True))
+        (attempt,) = await jobs.attempts(job_id)
+        assert (attempt.outcome, attempt.sent_at) == ("lost", None)
+
+    async def test_taken_back_where_a_cancel_was_asked_for(self, jobs: Jobs) -> None:
+        job_id = await jobs.add()
+        await jobs.claim(job_id, noted=["text.generate"])
+        await jobs.cancel(job_id)
+        await jobs.finish(ending(job_id, state="queued", outcome="lost", not_called=True))
+        assert (await jobs.last_event(job_id))["provider_called"] is False
+
+    async def test_the_ending_says_what_was_expected(self, jobs: Jobs) -> None:
+        job_id = await jobs.add()
+        await jobs.claim(job_id, noted=["text.generate"])
+        await jobs.finish(ending(job_id, estimate="0.25"))
+        assert (await jobs.attempts(job_id))[0].estimated_cost_usd == Decimal("0.25")
+
+
 class TestMarkSent:
     async def test_notes_when_and_what_it_may_cost(self, jobs: Jobs) -> None:
         job_id = await jobs.add(state=State.RUNNING)
@@ -441,9 +483,10 @@ class TestRescue:
         async with jobs.database.transaction() as db:
             rows = {row.job_id: row for row in await queries.lock_lost(db, limit=100)}
         assert set(rows) == {before, after}
-        assert (rows[before].sent, rows[before].estimate, rows[before].cancel) == (False, 0, True)
+        assert (rows[before].sent, rows[before].estimate, rows[before].cancel) == (False, None, True)
         assert (rows[after].sent, rows[after].estimate, rows[after].cancel) == (True, Decimal("0.5"), False)
         assert rows[after].lease_owner == "test-worker"
+        assert (rows[before].input, rows[after].input) == (None, None), "only an estimate that is missing needs it"
 
     @pytest.mark.parametrize("state", NOT_RUNNING)
     async def test_leaves_every_other_state(self, jobs: Jobs, state: State) -> None:
