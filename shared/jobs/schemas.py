@@ -152,7 +152,9 @@ class AttemptView(BaseModel):
     number: int
     worker: str
     claimed_at: datetime
-    sent_at: Annotated[datetime | None, Field(description="From here on the call may have gone out, and be billed.")]
+    sent_at: Annotated[
+        datetime | None, Field(description="From here on the call may have gone out, and be billed.")
+    ]
     answered_at: datetime | None
     finished_at: datetime | None
     outcome: str | None
@@ -163,7 +165,8 @@ class AttemptView(BaseModel):
     upstream_request_id: str | None
     usage: dict[str, int] | None
     estimated_cost_usd: Annotated[
-        Decimal | None, Field(description="Worked out before the call; of a text job shown once it has ended.")
+        Decimal | None,
+        Field(description="Worked out before the call; of a text job shown once it has ended."),
     ]
     cost_usd: Decimal
 
@@ -182,7 +185,9 @@ class CancelReceipt(BaseModel):
         str,
         Field(description="`cancelled`, `cancel_requested` (a worker is being told), or `already_final`."),
     ]
-    provider_called: Annotated[bool, Field(description="Whether a call had gone out by then, or was just about to.")]
+    provider_called: Annotated[
+        bool, Field(description="Whether a call had gone out by then, or was just about to.")
+    ]
     cost_usd: Annotated[Decimal, Field(description="Known so far, estimates of lost answers included.")]
 
 

@@ -486,7 +486,9 @@ class TestRescue:
         assert (rows[before].sent, rows[before].estimate, rows[before].cancel) == (False, None, True)
         assert (rows[after].sent, rows[after].estimate, rows[after].cancel) == (True, Decimal("0.5"), False)
         assert rows[after].lease_owner == "test-worker"
-        assert (rows[before].input, rows[after].input) == (None, None), "only an estimate that is missing needs it"
+        assert (rows[before].input, rows[after].input) == (None, None), (
+            "only an estimate that is missing needs it"
+        )
 
     @pytest.mark.parametrize("state", NOT_RUNNING)
     async def test_leaves_every_other_state(self, jobs: Jobs, state: State) -> None:
