@@ -266,7 +266,7 @@ class TestNotes:
         job_id = await table.add("a prompt of some words " * 10)
         async with workers(keep=False) as worker:
             gone = asyncio.Event()
-            worker.runner._prepare = lambda _: gone.wait()  # type: ignore[method-assign,assignment]
+            worker.runner._prepare = lambda _: gone.wait()  # type: ignore[method-assign,assignment,return-value]
             run = asyncio.create_task(worker.run(job_id))
             await table.until_sent(job_id)
             run.cancel()
