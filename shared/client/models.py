@@ -1,0 +1,279 @@
+"""What the API speaks of. Times are aware, in UTC; money is ``Decimal``, in USD; ids are strings (UUIDs).
+
+``raw`` is the JSON as it came, with fields that a newer server may have added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, Literal, TypedDict
+
+#: States that a job does not leave.
+FINAL: Final = frozenset({"succeeded", "failed", "cancelled", "expired"})
+
+Priority = Literal["interactive", "standard", "batch"]
+OnUnknown = Literal["retry", "fail"]
+
+
+class SubmitOptions(TypedDict, total=False):
+    """What a submit may say beyond kind, model and input; left out, the server's defaults hold."""
+
+    priority: Priority
+    #: Calls at most, the first included.
+    max_attempts: int
+    #: Seconds that one attempt may take.
+    timeout: float
+    on_unknown: OnUnknown
+    scheduled_at: datetime
+    expires_at: datetime
+    #: How long it is kept once it is final: seconds, a timedelta, or a duration such as ``P7D``.
+    keep_for: float | str | timedelta
+    tags: Sequence[str]
+    metadata: Mapping[str, str]
+
+
+class JobFilter(TypedDict, total=False):
+    """Which jobs; what is left out lets every job through."""
+
+    state: str | Sequence[str]
+    kind: str
+    model: str
+    priority: Priority
+    tag: str | Sequence[str]
+    metadata: Mapping[str, str]
+    created_after: datetime
+    created_before: datetime
+    #: Stands in the prompt; three characters at least.
+    q: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobProblem:
+    """Why the last attempt went wrong."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    provider_status: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobWarning:
+    """Something in the request that had no effect."""
+
+    pointer: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One claim of a job by a worker."""
+
+    number: int
+    worker: str
+    claimed_at: datetime
+    sent_at: datetime | None = None
+    answered_at: datetime | None = None
+    finished_at: datetime | None = None
+    outcome: str | None = None
+    counted: bool
+    error: JobProblem | None = None
+    provider: str | None = None
+    model_version: str | None = None
+    upstream_request_id: str | None = None
+    usage: Mapping[str, int] | None = None
+    estimated_cost_usd: Decimal | None = None
+    cost_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as it was when the answer was made."""
+
+    id: str
+    kind: str
+    model: str
+    priority: str
+    state: str
+    #: Goes up with every change.
+    version: int
+    #: Why a queued job does not run yet.
+    waiting_reason: str | None = None
+    waiting_until: datetime | None = None
+    attempt: int
+    max_attempts: int
+    timeout: float
+    on_unknown: str
+    created_at: datetime
+    scheduled_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    expires_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    provider: str | None = None
+    upstream_model: str | None = None
+    model_version: str | None = None
+    usage: Mapping[str, int] | None = None
+    cost_usd: Decimal
+    error: JobProblem | None = None
+    warnings: Sequence[JobWarning] = ()
+    replay_of: str | None = None
+    keep_for: float | None = None
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    #: Only where ``get`` was asked for them.
+    attempts: Sequence[Attempt] = ()
+    status_url: str
+    result_url: str
+    cancel_url: str
+    events_url: str
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL
+
+    @property
+    def succeeded(self) -> bool:
+        return self.state == "succeeded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A picture that a job made; ``download`` takes it."""
+
+    artifact_id: str
+    media_type: str
+    width: int
+    height: int
+    byte_size: int
+    #: Of its bytes, in hexadecimal digits.
+    sha256: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What a job made: text, JSON where a schema was given, pictures."""
+
+    text: str | None = None
+    json: Any = None
+    finish_reason: str | None = None
+    images: Sequence[Image] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """A succeeded job's result."""
+
+    job_id: str
+    kind: str
+    result: Output
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventJob:
+    """The job of an event as it was when the event was sent."""
+
+    kind: str
+    model: str
+    priority: str
+    state: str
+    version: int
+    attempt: int
+    cost_usd: Decimal
+    error: JobProblem | None = None
+    status_url: str
+    result_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to a job. Give ``id`` to ``stream`` to go on after it."""
+
+    id: int
+    type: str
+    time: datetime
+    job_id: str
+    version: int
+    data: Mapping[str, Any]
+    job: EventJob
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelReceipt:
+    """What a cancel found and did."""
+
+    job: Job
+    #: ``cancelled``, ``cancel_requested`` (a worker is being told) or ``already_final``.
+    outcome: str
+    provider_called: bool
+    cost_usd: Decimal
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsCancelled:
+    """What a cancel of many found and did."""
+
+    dry_run: bool
+    matched: int
+    cancelled: int
+    cancel_requested: int
+    #: The limit, or the time, was reached first: send it again.
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPage:
+    """One page of a list."""
+
+    items: Sequence[Job]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCounts:
+    """One kind and model of the summary."""
+
+    kind: str
+    model: str
+    states: Mapping[str, int]
+    cost_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueCounts:
+    """One queue of the summary."""
+
+    queue: str
+    queued: int
+    running: int
+    oldest_waiting_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostCounts:
+    """Costs: since midnight UTC, and in all."""
+
+    today: Decimal
+    total: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Counts and costs of the project's jobs."""
+
+    states: Mapping[str, int]
+    models: Sequence[ModelCounts]
+    waiting: Mapping[str, int]
+    queues: Sequence[QueueCounts]
+    cost_usd: CostCounts
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
