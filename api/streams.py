@@ -24,7 +24,7 @@ HEARTBEAT_SECONDS = 15.0
 _SEND_SECONDS = 10.0
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies must not collect it
 #: How long a client that lost the stream waits before it comes back, milliseconds.
-_FIRST = b"retry: 1000\n\n"
+_RETRY = b"retry: 1000\n"
 _FINAL_TYPES = frozenset(f"job.{state}" for state in FINAL)
 
 
@@ -64,13 +64,14 @@ class EventStream(StreamingResponse):
                         raise
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def open(self) -> None:
+    async def open(self, begins_after: int | None = None) -> None:
+        """Sends the head, and the id with which a client comes back that has had no event yet."""
         self._opened = True
         self._heartbeat = self._clock() + HEARTBEAT_SECONDS
         await self._send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
-        await self.write(_FIRST)
+        await self.write(_RETRY + (b"\n" if begins_after is None else b"id: %d\n\n" % begins_after))
 
     async def write(self, data: bytes) -> None:
         """Raises: _TooSlow."""
@@ -143,7 +144,7 @@ class ProjectStream(EventStream):
         with tail.listener(self._project_id):
             await tail.start()
             feed.after = await self.services.events.now() if self.after is None else self.after
-            await self.open()
+            await self.open(feed.after)
             if not await self._catch_up(feed):
                 return
             with tail.feeding(self._project_id, feed):

@@ -59,6 +59,8 @@ def _plan(kind: Any) -> list[tuple[str, _Convert, bool]]:
 
 
 def _converter(hint: Any) -> _Convert:
+    if hint is str:
+        return lambda value: _as(str, value)
     if hint is datetime:
         return datetime.fromisoformat
     if hint is Decimal:
@@ -71,8 +73,14 @@ def _converter(hint: Any) -> _Convert:
         return lambda value: None if value is None else inner(value)
     if origin is Sequence:
         item = _converter(arguments[0])
-        return lambda values: tuple(item(value) for value in values)
+        return lambda values: tuple(item(value) for value in _as(list, values))
     if origin is Mapping:
         entry = _converter(arguments[1])
-        return lambda values: {key: entry(value) for key, value in values.items()}
+        return lambda values: {key: entry(value) for key, value in _as(Mapping, values).items()}
     return lambda value: value
+
+
+def _as(kind: Any, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{type(value).__name__} where {kind.__name__} must stand")
+    return value

@@ -30,6 +30,10 @@ class _Pipe:
 
     mode: Mode
     may_go: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Bytes after which the connection is reset.
+    budget: int | None = None
+    #: Bytes that went through.
+    passed: int = 0
 
     def set(self, mode: Mode) -> None:
         self.mode = mode
@@ -46,8 +50,13 @@ class _Pipe:
                 data = data[1:]
                 await asyncio.sleep(_TRICKLE_SECONDS)
             if data and self.mode == "pass":
-                writer.write(data)
+                writer.write(data[: self.budget])
+                self.passed += len(data[: self.budget])
                 await writer.drain()
+            if self.budget is not None:
+                self.budget -= min(self.budget, len(data))
+                if not self.budget:
+                    return
 
 
 @dataclass(eq=False)
@@ -71,6 +80,8 @@ class Proxy:
         self._links: set[_Link] = set()
         self._modes: dict[str, Mode] = {"to_server": "pass", "to_client": "pass"}
         self._refuses = False
+        self._budgets: list[int] = []
+        self._downs: list[_Pipe] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -118,9 +129,18 @@ class Proxy:
         self._refuses = True
         self.cut()
 
+    def break_after(self, *sizes: int) -> None:
+        """Each of the next connections is reset after so many bytes to the client; 0 loses the whole answer."""
+        self._budgets = list(sizes)
+
     @property
     def connections(self) -> int:
         return len(self._links)
+
+    @property
+    def passed_to_client(self) -> int:
+        """Bytes of answers that went through, of all connections so far."""
+        return sum(pipe.passed for pipe in self._downs)
 
     def close(self) -> None:
         self.cut()
@@ -137,7 +157,9 @@ class Proxy:
         link = _Link(_Pipe("pass"), _Pipe("pass"), [writer])
         link.to_server.set(self._modes["to_server"])
         link.to_client.set(self._modes["to_client"])
+        link.to_client.budget = self._budgets.pop(0) if self._budgets else None
         self._links.add(link)
+        self._downs.append(link.to_client)
         try:
             their_reader, their_writer = await asyncio.open_connection(HOST, self._server_port)
             link.writers.append(their_writer)

@@ -190,6 +190,18 @@ class TestOfAProject:
             await http.post("/jobs", json=factories.TEXT_JOB)
             assert (await stream.event(1))["id"] > ids[-1]
 
+    async def test_who_lost_the_stream_before_the_first_event_can_come_back_too(
+        self, http: httpx.AsyncClient, database: Database, project_id: UUID
+    ) -> None:
+        """An id without data: EventSource keeps it as its last one, and tells the page nothing."""
+        await factories.job(database, project_id, state=State.SUCCEEDED)
+        async with http.stream("GET", "/events") as response:
+            lines = response.aiter_lines()
+            assert [await anext(lines) for _ in range(3)] == ["retry: 1000", "id: 3", ""]
+        row = await factories.job(database, project_id)
+        async with opened(http, "/events", after=3) as stream:
+            assert (await stream.event(1))["job_id"] == str(row.id)
+
     async def test_more_than_a_page_is_replayed_whole(
         self, http: httpx.AsyncClient, database: Database, project_id: UUID
     ) -> None:
