@@ -33,7 +33,7 @@ _DRAIN_SECONDS = 5.0
 _FREE_BYTES = 64 * 1024
 #: A client may send nothing for so long, and must send this many bytes a second on the whole.
 IDLE_SECONDS = 15.0
-_SLOWEST = 250_000
+SLOWEST = 250_000
 
 #: A body up to here is worked on at once, a longer one on a thread, so that others need not wait for it.
 INLINE_BYTES = 16 * 1024
@@ -109,10 +109,10 @@ async def worked_on(size: int, function: Callable[..., Result], *arguments: Any)
 
 
 async def _collect(request: Request, limit: int, room: Room) -> bytes:
-    declared = _declared(request)
+    declared = declared_length(request)
     if declared is not None and declared > limit:
-        await _drain_unless_asked(request)
-        raise _too_large(limit)
+        await drain_unless_asked(request)
+        raise too_large(limit)
     if declared is not None and declared > _FREE_BYTES:
         await _take(request, room, declared)
     expected = limit if declared is None else declared
@@ -121,7 +121,7 @@ async def _collect(request: Request, limit: int, room: Room) -> bytes:
     try:
         async with asyncio.timeout(IDLE_SECONDS) as patience:
             loop = asyncio.get_running_loop()
-            deadline = loop.time() + IDLE_SECONDS + expected / _SLOWEST
+            deadline = loop.time() + IDLE_SECONDS + expected / SLOWEST
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
@@ -137,12 +137,12 @@ async def _collect(request: Request, limit: int, room: Room) -> bytes:
         ) from None
     if size > limit:
         chunks.clear()
-        await _drain(request)
-        raise _too_large(limit)
+        await drain(request)
+        raise too_large(limit)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _declared(request: Request) -> int | None:
+def declared_length(request: Request) -> int | None:
     declared = request.headers.get("content-length", "")
     return int(declared[:20]) if declared.isascii() and declared.isdigit() else None
 
@@ -151,17 +151,17 @@ async def _take(request: Request, room: Room, size: int) -> None:
     try:
         await room.take(size)
     except Unavailable:
-        await _drain_unless_asked(request)
+        await drain_unless_asked(request)
         raise
 
 
-async def _drain_unless_asked(request: Request) -> None:
+async def drain_unless_asked(request: Request) -> None:
     """Who asks whether to send needs no draining: the answer comes before the body."""
     if request.headers.get("expect", "").lower() != "100-continue":
-        await _drain(request)
+        await drain(request)
 
 
-async def _drain(request: Request) -> None:
+async def drain(request: Request) -> None:
     drained = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
@@ -172,7 +172,7 @@ async def _drain(request: Request) -> None:
                     return
 
 
-def _too_large(limit: int) -> PayloadTooLarge:
+def too_large(limit: int) -> PayloadTooLarge:
     # What was not read cannot be told from the next request: the connection ends here.
     return PayloadTooLarge(f"The body is over the limit of {limit:,} bytes.", headers={"Connection": "close"})
 

@@ -27,6 +27,7 @@ from shared.jobs.lists import JobLists
 from shared.jobs.service import JobService
 from shared.jobs.waiting import Waiting
 from shared.queue import Doorbell
+from shared.uploads.service import UploadService
 from shared.wakeups import Wakeups
 
 READ, WRITE = "jobs:read", "jobs:write"
@@ -51,6 +52,7 @@ class Services:
     jobs: JobService
     lists: JobLists
     waiting: Waiting
+    uploads: UploadService
     idempotency: IdempotencyService
     authenticator: Authenticator
     readiness: Readiness
@@ -76,6 +78,7 @@ class Services:
             jobs=JobService(database, settings, doorbell, wakeups),
             lists=JobLists(database, settings, wakeups, waiting),
             waiting=waiting,
+            uploads=UploadService(database, settings),
             idempotency=IdempotencyService(database, settings),
             authenticator=Authenticator(database),
             readiness=Readiness(settings, wakeups, database),

@@ -115,6 +115,9 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[st
 def _body(method: str, path: str, body: dict[str, Any] | None) -> Iterator[str]:
     if body is None:
         return
+    if form := body["content"].get("multipart/form-data"):
+        yield from _form(path, form["schema"])
+        return
     content = body["content"]["application/json"]
     yield f"<p>Body: {_type(content['schema'])}</p>"
     for example in content.get("examples", {}).values():
@@ -124,6 +127,21 @@ def _body(method: str, path: str, body: dict[str, Any] | None) -> Iterator[str]:
             f"  -H 'Content-Type: application/json' \\\n  -d '{sent}'"
         )
         yield f"<p>{escape(example['summary'])}:</p><pre>{escape(command)}</pre>"
+
+
+def _form(path: str, schema: dict[str, Any]) -> Iterator[str]:
+    rows = [
+        (
+            f"<code>{escape(field)}</code>{'' if field in schema['required'] else ' (optional)'}",
+            _type(entry),
+            _rich(entry["description"]),
+        )
+        for field, entry in schema["properties"].items()
+    ]
+    yield "<p>Body: <code>multipart/form-data</code></p>"
+    yield _table(("Part", "Type", ""), rows)
+    command = f'curl "$PLANTAIN_URL{path}" \\\n  -H "Authorization: Bearer $PLANTAIN_API_KEY" \\\n  -F file=@photo.jpg'
+    yield f"<pre>{escape(command)}</pre>"
 
 
 def _answer(status: str, answer: dict[str, Any]) -> tuple[str, str, str]:

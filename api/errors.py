@@ -44,6 +44,7 @@ _UNAVAILABLE = {
 CODES: dict[str, tuple[int, str]] = {
     "bad_request": (400, "The request could not be read; `detail` says why."),
     "invalid_json": (400, "The body is not JSON; `detail` names line and column."),
+    "invalid_form": (400, "The body is no form as its Content-Type says; `detail` says why."),
     "invalid_last_event_id": (400, "Begin without `Last-Event-ID`, then use the `id` of the last event."),
     "invalid_cursor": (400, "Start again without `cursor`, then use `next_cursor` as it was given."),
     "invalid_idempotency_key": (
@@ -59,6 +60,10 @@ CODES: dict[str, tuple[int, str]] = {
     "not_found": (404, "Nothing is at this address; look for a misspelling."),
     "job_not_found": (404, "No job of this project has the id."),
     "artifact_not_found": (404, "No artifact of this project has the id."),
+    "upload_not_found": (
+        404,
+        "No upload of this project has the id, or it has expired. Upload the file again.",
+    ),
     "model_not_found": (404, "No model has this alias; `GET /api/v1/models` lists them."),
     "kind_not_found": (404, "No kind has this name; `GET /api/v1/kinds` lists them."),
     "method_not_allowed": (405, "The header `Allow` names the methods that the address takes."),
@@ -73,9 +78,15 @@ CODES: dict[str, tuple[int, str]] = {
         409,
         "The first request with this `Idempotency-Key` is still under way. Send it again after `Retry-After` seconds.",
     ),
+    "upload_in_use": (409, "A job refers to the upload; `detail` names one. Delete its jobs first."),
     "gone": (410, "It existed and was removed."),
     "payload_too_large": (413, "Send less; `detail` names the limit."),
     "unsupported_media_type": (415, "Send `Content-Type: application/json`, uncompressed, in UTF-8."),
+    "not_a_form": (415, "Send `Content-Type: multipart/form-data`, uncompressed."),
+    "unsupported_image_type": (
+        415,
+        "The file is of a type that no model takes; `detail` lists those that are.",
+    ),
     "range_not_satisfiable": (416, "The range lies outside; `Content-Range` gives the size."),
     "validation_failed": (422, "Something in the request is not allowed; `errors` names each field."),
     "unknown_kind": (422, "No such kind of job; `errors` lists those that exist."),

@@ -33,8 +33,8 @@ _TITLES = {
     409: "The state forbids it",
     410: "Removed",
     413: "Body too large",
-    415: "Not JSON",
-    416: "Range outside the artifact",
+    415: "Of another type",
+    416: "Range outside the picture",
     422: "Something in the request is not allowed",
     503: "Something that we need is away",
 }
@@ -158,7 +158,7 @@ GET_PARAMETERS = [
     },
     _PREFER,
 ]
-ARTIFACT_PARAMETERS = [
+DOWNLOAD_PARAMETERS = [
     {
         "name": name,
         "in": "header",
@@ -172,9 +172,38 @@ ARTIFACT_PARAMETERS = [
     )
 ]
 _BYTES = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
-ARTIFACT_ANSWERS: dict[int | str, dict[str, Any]] = {
+DOWNLOAD_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "All bytes; the `ETag` is their SHA-256", **_BYTES},
     206: {"description": "The range that was asked for", **_BYTES},
+}
+UPLOAD_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "additionalProperties": False,
+                "properties": {
+                    "file": {"type": "string", "format": "binary", "description": "The picture."},
+                    "sha256": {
+                        "type": "string",
+                        "pattern": "^[0-9a-fA-F]{64}$",
+                        "description": "What the SHA-256 of the file must be; another one is an error.",
+                    },
+                },
+            },
+        }
+    },
+}
+_UPLOAD_HEADERS = {"Location": _header("Where the upload is: its `url`.")}
+UPLOAD_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The project has this file already; it is kept longer",
+        "headers": _UPLOAD_HEADERS,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/UploadView"}}},
+    },
+    201: {"headers": _UPLOAD_HEADERS},
 }
 SUBMIT_BODY = {
     "required": True,

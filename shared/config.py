@@ -92,6 +92,11 @@ class Settings(BaseSettings):
     #: How long a job is kept once it is final, unless it says so itself (keep_for); None means for ever.
     retention_days: Annotated[float | None, Field(gt=0, le=3650)] = None
 
+    # Uploads.
+    max_upload_bytes: Annotated[int, Field(ge=1024, le=1_000_000_000)] = 20_000_000
+    #: How long an upload is kept after it was last given, unless a job refers to it.
+    upload_keep_hours: Annotated[float, Field(gt=0, le=8760)] = 24
+
     # What holds back a model's calls, across all workers.
     #: Limits by model: "nano-banana-pro=rpm:60,in_flight:8; gemini-flash=rpm:600".
     model_limits: str = ""

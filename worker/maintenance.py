@@ -21,6 +21,7 @@ from shared.idempotency.claim import KEPT_SECONDS
 from shared.jobs import claims, outcomes, queries, retention, search, totals
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.queue import Doorbell
+from shared.uploads import queries as uploads
 from shared.wakeups import Wakeups
 from shared.workers import queries as workers
 from worker.accounts import expected_cost
@@ -137,6 +138,15 @@ class Maintenance:
         end = time.monotonic() + _PRUNE_SECONDS
         await self._prune_keys(end)
         return await self._prune_jobs(end)
+
+    async def prune_uploads(self) -> int:
+        """Deletes uploads that were kept for their time and are used by no job, and those that were never completed."""
+        end = time.monotonic() + _PRUNE_SECONDS
+        while True:
+            async with self._database.transaction() as db:
+                done = await uploads.prune(db, limit=_PRUNE_PICTURES)
+            if done < _PRUNE_PICTURES or time.monotonic() > end:
+                return 0
 
     async def _prune_keys(self, end: float) -> None:
         while True:

@@ -7,6 +7,7 @@ from shared.models.gates import ModelGate
 from shared.models.idempotency import IdempotencyKey
 from shared.models.jobs import Attempt, Job, JobEvent
 from shared.models.lists import JobLabel, JobPrompt, JobTotals, Progress
+from shared.models.uploads import Upload, UploadChunk
 from shared.models.workers import Worker
 
 __all__ = [
@@ -24,5 +25,7 @@ __all__ = [
     "ModelGate",
     "Progress",
     "Project",
+    "Upload",
+    "UploadChunk",
     "Worker",
 ]

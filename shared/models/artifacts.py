@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     ForeignKey,
+    Index,
     LargeBinary,
     SmallInteger,
     Text,
@@ -27,6 +28,7 @@ class Artifact(Base):
         CheckConstraint(one_of("role", ("input", "output")), name="role_known"),
         CheckConstraint("byte_size > 0", name="not_empty"),
         CheckConstraint("octet_length(sha256) = 32", name="sha256_length"),
+        Index("ix_artifacts_upload_id", "upload_id", postgresql_where="upload_id IS NOT NULL"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -41,6 +43,8 @@ class Artifact(Base):
     width: Mapped[int | None]
     height: Mapped[int | None]
     created_at: Mapped[CreatedAt]
+    #: Where the bytes are, unless they are the artifact's own. An upload that is referred to cannot go.
+    upload_id: Mapped[UUID | None] = mapped_column(ForeignKey("uploads.id"))
 
 
 class ArtifactBytes(Base):

@@ -33,6 +33,8 @@ TABLES = {
     "progress",
     "artifacts",
     "artifact_bytes",
+    "uploads",
+    "upload_chunks",
     "model_gates",
     "idempotency_keys",
     "workers",
@@ -151,7 +153,12 @@ def test_a_locked_table_makes_the_migration_fail_soon(empty_database_url: str) -
     assert "lock timeout" in printed.lower()
     assert took < 15
     # Each migration is a transaction of its own: the one that failed has left everything as it was.
-    assert objects(empty_database_url) >= TABLES - {"model_gates", "idempotency_keys"}
+    assert objects(empty_database_url) >= TABLES - {
+        "model_gates",
+        "idempotency_keys",
+        "uploads",
+        "upload_chunks",
+    }
 
 
 def test_two_migrations_at_once(empty_database_url: str) -> None:
@@ -235,9 +242,10 @@ def test_storage_is_set_up(url: str) -> None:
     assert "fillfactor=80" in options["attempts"]
     storage = ask(
         url,
-        "SELECT attstorage::text FROM pg_attribute WHERE attrelid = 'artifact_bytes'::regclass AND attname = 'data'",
+        "SELECT attstorage::text FROM pg_attribute WHERE attname = 'data' "
+        "AND attrelid IN ('artifact_bytes'::regclass, 'upload_chunks'::regclass)",
     )
-    assert storage == [("e",)], "pictures are compressed already"
+    assert storage == [("e",), ("e",)], "pictures are compressed already"
 
 
 def test_what_a_heartbeat_touches_is_in_no_index(url: str) -> None:

@@ -14,10 +14,12 @@ from shared.config import Settings
 from shared.jobs import retention
 from shared.jobs.status import FINAL, State
 from shared.queue import Doorbell
+from shared.uploads.service import UploadService
 from shared.wakeups import Wakeups
 from tests import factories
 from tests.integration.api.conftest import bearer, problem
 from tests.integration.worker.conftest import Table
+from tests.pictures import picture
 from worker import maintenance as module
 from worker.maintenance import Maintenance
 
@@ -147,3 +149,38 @@ async def test_the_index_finds_what_is_due(table: Table) -> None:
     plan = await table.ask(f"EXPLAIN {str(retention._DUE).replace(':limit', '200')}")
     assert "ix_jobs_kept_until" in plan[0][0] + plan[1][0], plan
     assert "Sort" not in "".join(row[0] for row in plan), plan
+
+
+async def test_uploads_go_when_nobody_uses_them_any_more(
+    maintenance: Maintenance, table: Table, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PRUNE_PICTURES", 2)
+    service = UploadService(table.database, settings)
+    made = []
+    for shade in range(4):
+        receiving = service.receive(table.project_id)
+        await receiving.write(picture(size=(40, 30 + shade)))
+        row, _ = await receiving.complete(filename=None, digest=None)
+        made.append(row.id)
+    dead = service.receive(table.project_id)
+    await dead.write(picture(size=(500, 450)))  # and its process ends here
+    used, kept = made[:2]
+    job_id = await table.add_image(state=State.SUCCEEDED)
+    await table.run(
+        "INSERT INTO artifacts (id, project_id, job_id, role, position, media_type, byte_size, sha256, upload_id) "
+        "SELECT gen_random_uuid(), project_id, :job, 'input', 0, media_type, byte_size, sha256, id FROM uploads "
+        "WHERE id = :id",
+        job=job_id,
+        id=used,
+    )
+    await maintenance.prune_uploads()
+    assert len(await table.ask("SELECT id FROM uploads")) == 5
+    await table.run("UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id <> :id", id=kept)
+
+    await maintenance.prune_uploads()
+
+    assert {row.id for row in await table.ask("SELECT id FROM uploads")} == {used, kept}
+    assert {row.upload_id for row in await table.ask("SELECT upload_id FROM upload_chunks")} == {used, kept}
+    await table.run("DELETE FROM jobs WHERE id = :id", id=job_id)
+    await maintenance.prune_uploads()
+    assert {row.id for row in await table.ask("SELECT id FROM uploads")} == {kept}
