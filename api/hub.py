@@ -81,6 +81,8 @@ class Hub:
             del self._bells[subject]
 
     def ring(self, changes: Iterable[Change]) -> None:
+        if not self._bells:
+            return
         for change in changes:
             for subject in change:
                 for bell in self._bells.get(subject, ()):

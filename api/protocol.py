@@ -95,3 +95,4 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head = None
         super().on_headers_complete()
+        self.scope["state"]["cycle"] = self.cycle

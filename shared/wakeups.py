@@ -27,6 +27,8 @@ _RECONNECT_SECONDS = 1.0
 _POLL_SECONDS = 5.0
 #: Changes that may wait for the message under way; what comes beyond is found by whoever looks by itself.
 _MAX_PENDING = 5000
+#: Changes of so many seconds go into one message while they come thick and fast; the first after a pause goes at once.
+_BUNDLE_SECONDS = 0.01
 #: After a message that could not be sent, how long none are tried.
 _REST_SECONDS = 2.0
 
@@ -48,13 +50,14 @@ class Wakeups:
         self._outage = Outage(log, "Redis, for wake-ups,")
         self._pending: dict[Change, None] = {}
         self._telling: asyncio.Task[None] | None = None
-        self._rests_until = float("-inf")
+        self._rests_until = self._next_at = float("-inf")
 
     def changed(self, changes: Iterable[Change]) -> None:
         """Tells API processes that these jobs have something new in them. To be called after the commit.
 
-        Costs the caller nothing, wherever Redis may be: while one message is under way, the changes that
-        come are collected for the next one, up to a bound. Without it, whoever waits learns of them by looking.
+        Costs the caller nothing, wherever Redis may be: while one message is under way, and some milliseconds after it,
+        the changes that come are collected for the next one, up to a bound. Without it, whoever waits learns of them by
+        looking.
         """
         if time.monotonic() < self._rests_until:
             return
@@ -84,8 +87,11 @@ class Wakeups:
             if len(data) % 32:
                 log.warning("a wake-up of %d bytes is none of ours", len(data))
                 return
-            ids = [UUID(bytes=data[start : start + 16]) for start in range(0, len(data), 16)]
-            wake(zip(ids[::2], ids[1::2], strict=True))
+            # Made one by one, and not at all where nobody asks for them.
+            wake(
+                (UUID(bytes=data[start : start + 16]), UUID(bytes=data[start + 16 : start + 32]))
+                for start in range(0, len(data), 32)
+            )
 
         await self._listen(CHANGES_CHANNEL, hear)
 
@@ -104,6 +110,9 @@ class Wakeups:
         """Sends what is pending, one message after the other, until nothing is."""
         try:
             while self._pending:
+                if (pause := self._next_at - time.monotonic()) > 0:
+                    await asyncio.sleep(pause)
+                self._next_at = time.monotonic() + _BUNDLE_SECONDS
                 taken, self._pending = self._pending, {}
                 message = b"".join(project.bytes + job.bytes for project, job in taken)
                 async with asyncio.timeout(_PUBLISH_TIMEOUT):
