@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -67,7 +67,7 @@ async def test_hot_statements_use_their_indexes(grown: Jobs) -> None:
 
 
 async def check_hot_statements(grown: Jobs) -> None:
-    """Each finds its rows by an index and reads no table from end to end."""
+    """Each finds its rows by an index, and reads no more rows and pages than jobs that are not finished explain."""
     queued, running = await ids_of(grown, "queued", 20), await ids_of(grown, "running", 20)
     sent = [{"job_id": job_id, "number": 1, "estimate": "0"} for job_id in running]
     lookups: dict[str, tuple[TextClause, dict[str, Any], str]] = {
@@ -95,6 +95,11 @@ async def check_hot_statements(grown: Jobs) -> None:
             {"rows": queries._json([ending(i) for i in running])},
             "(pk_jobs|ix_jobs_running)",
         ),
+        "submit": (queries._SUBMIT, {"rows": queries._json([grown.row() for _ in range(20)])}, ""),
+        "at gates": (queries._AT_GATES, {"ids": queued}, "pk_jobs"),
+        "park": (queries._PARK, {"ids": queued, "until": None, "reason": "rate_limited"}, "pk_jobs"),
+        "published": (queries._PUBLISHED, {"model": "gemini-flash"}, "ix_jobs_published"),
+        "release": (queries._RELEASE, {"model": "gemini-flash", "limit": 10}, "ix_jobs_due"),
         "cancel": (queries._CANCEL, {"ids": queued, "project_id": grown.project_id}, "pk_jobs"),
         "result": (queries._RESULT, {"id": queued[0], "project_id": grown.project_id}, "pk_jobs"),
         "attempts": (queries._ATTEMPTS, {"id": running[0]}, "pk_attempts"),
@@ -114,6 +119,31 @@ async def check_hot_statements(grown: Jobs) -> None:
         found = await plan(grown, statement, **parameters)
         assert re.search(index, found), f"{name}:\n{found}"
         assert not re.search(r"Seq Scan on (jobs|attempts)\b", found), f"{name}:\n{found}"
+        rows, pages = await read(grown, statement, **parameters)
+        assert rows <= 600, f"{name}: a scan reads {rows} rows"
+        assert pages <= 1000, f"{name}: a step reads {pages} pages"
+
+
+async def read(jobs: Jobs, statement: TextClause, **parameters: Any) -> tuple[int, int]:
+    """Rows that the greediest scan looked at, thrown away ones included, and pages of the greediest step. Nothing stays."""
+    async with jobs.database.transaction() as db:
+        how = "EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON)"
+        [[[found]]] = [row for row in await db.execute(text(f"{how} {statement}"), parameters)]
+        await db.rollback()
+    steps = list(_steps(found["Plan"]))
+    pages = max(step["Shared Hit Blocks"] + step["Shared Read Blocks"] for step in steps)
+    return max((_looked_at(step) for step in steps if "Scan" in step["Node Type"]), default=0), pages
+
+
+def _steps(step: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield step
+    for part in step.get("Plans", ()):
+        yield from _steps(part)
+
+
+def _looked_at(scan: dict[str, Any]) -> int:
+    thrown_away = scan.get("Rows Removed by Filter", 0) + scan.get("Rows Removed by Index Recheck", 0)
+    return int(scan["Actual Loops"] * (scan["Actual Rows"] + thrown_away))
 
 
 async def test_a_page_of_jobs_reads_the_index_in_order(grown: Jobs) -> None:
