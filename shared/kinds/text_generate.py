@@ -7,8 +7,6 @@ from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 from pydantic import Field, model_validator
 
 from shared.errors import FieldError
@@ -162,6 +160,10 @@ def _schema_errors(schema: dict[str, Any], model: ModelSpec, can: TextCapabiliti
         return [
             FieldError(pointer, "too_long", f"has {size:,} bytes; at most {_MAX_SCHEMA_BYTES:,} are allowed")
         ]
+    # A sixth of a worker's start, which workers never need, and the API with the first schema that it is given.
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:

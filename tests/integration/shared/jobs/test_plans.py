@@ -128,7 +128,7 @@ async def read(jobs: Jobs, statement: TextClause, **parameters: Any) -> tuple[in
     """Rows that the greediest scan looked at, thrown away ones included, and pages of the greediest step. Nothing stays."""
     async with jobs.database.transaction() as db:
         how = "EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON)"
-        [[[found]]] = [row for row in await db.execute(text(f"{how} {statement}"), parameters)]
+        [[[found]]] = list(await db.execute(text(f"{how} {statement}"), parameters))
         await db.rollback()
     steps = list(_steps(found["Plan"]))
     pages = max(step["Shared Hit Blocks"] + step["Shared Read Blocks"] for step in steps)
