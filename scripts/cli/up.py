@@ -83,7 +83,11 @@ def summary(running: stack.Stack) -> str:
         "",
         *(f"    {line}" for line in curl(running)),
         "",
-        "  The answer's status_url and result_url are asked with the same key.",
+        "  The answer's status_url and result_url are asked with the same key. Or, with a command of ours:",
+        "",
+        f"    export PLANTAIN_URL={running.api_url} PLANTAIN_API_KEY={running.api_key}",
+        f"    scripts/plantain submit --wait '{PROMPT}'",
+        "",
         "  Ctrl-C stops everything.",
         "",
     ]

@@ -84,7 +84,9 @@ class FieldProblem:
     allowed: Sequence[Any] | None = None
 
     def __str__(self) -> str:
-        return f"{self.pointer or '(body)'} {self.message}"
+        said = f"{self.pointer or '(body)'} {self.message}"
+        missing = [str(value) for value in self.allowed or () if str(value) not in self.message]
+        return f"{said}; allowed: {', '.join(map(str, self.allowed or ()))}" if missing else said
 
 
 class ApiError(PlantainError):

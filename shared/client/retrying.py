@@ -1,11 +1,13 @@
 """Trying again: what, how often, after how long.
 
 Everything this client sends may be sent again. Reads, cancels and deletes change nothing the second time; submits and
-replays carry an ``Idempotency-Key`` that stays the same for all tries, so there is one job whichever of them arrived.
+replays carry an ``Idempotency-Key`` that stays the same for all tries, so there is one job whichever of them arrived. Each
+new try is logged to ``plantain.client`` at INFO.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ import httpx
 
 from shared.client.errors import ApiError, NoAnswer, PlantainError, error_of
 from shared.client.steps import Open, Opened, Pause, Request, Send, Steps
+
+log = logging.getLogger("plantain.client")
 
 #: httpx's errors whose text says little, and what happened.
 _REASONS = (
@@ -105,6 +109,7 @@ def _tried(request: Request, retries: Retries, effect: type[Send | Open]) -> Ste
             pause = tries.next_pause(failure.retry_after)
         if pause is None:
             raise failure
+        log.info("%s; trying again in %.1f s", str(failure).partition("\n")[0], pause)
         yield Pause(pause)
 
 
