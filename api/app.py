@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from api import docs, errors, openapi
 from api.deps import Services, heads
 from api.middleware import RequestContext
-from api.routers import artifacts, events, health, jobs, kinds, models, replays, uploads
+from api.routers import artifacts, events, health, jobs, kinds, models, replays, uploads, webhooks
 from api.shortcut import Application
 from shared import checkpoints
 from shared.collector import calm_the_collector
@@ -53,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         events.router,
         artifacts.router,
         uploads.router,
+        webhooks.router,
         models.router,
         kinds.router,
         health.router,

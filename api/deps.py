@@ -29,6 +29,7 @@ from shared.jobs.waiting import Waiting
 from shared.queue import Doorbell
 from shared.uploads.service import UploadService
 from shared.wakeups import Wakeups
+from shared.webhooks.service import WebhookService
 
 READ, WRITE = "jobs:read", "jobs:write"
 #: Large bodies that are worked on at once.
@@ -54,6 +55,7 @@ class Services:
     waiting: Waiting
     uploads: UploadService
     idempotency: IdempotencyService
+    webhooks: WebhookService
     authenticator: Authenticator
     readiness: Readiness
     #: Taken by whoever works on a large body: each costs several times its size in memory.
@@ -80,6 +82,7 @@ class Services:
             waiting=waiting,
             uploads=UploadService(database, settings),
             idempotency=IdempotencyService(database, settings),
+            webhooks=WebhookService(database, settings),
             authenticator=Authenticator(database),
             readiness=Readiness(settings, wakeups, database),
             large_bodies=asyncio.Semaphore(_LARGE_BODIES),

@@ -66,6 +66,8 @@ CODES: dict[str, tuple[int, str]] = {
     ),
     "model_not_found": (404, "No model has this alias; `GET /api/v1/models` lists them."),
     "kind_not_found": (404, "No kind has this name; `GET /api/v1/kinds` lists them."),
+    "webhook_not_found": (404, "No webhook of this project has the id."),
+    "delivery_not_found": (404, "No delivery of this project has the id, or it was kept for its time."),
     "method_not_allowed": (405, "The header `Allow` names the methods that the address takes."),
     "request_timeout": (408, "Send the body faster, or again."),
     "conflict": (409, "The state of the thing forbids it; `detail` says which."),
@@ -74,6 +76,8 @@ CODES: dict[str, tuple[int, str]] = {
     "job_failed": (409, "There is no result: the job failed, and its `error` says why."),
     "job_cancelled": (409, "There is no result: the job was cancelled."),
     "job_expired": (409, "There is no result: nobody started the job before its `expires_at`."),
+    "too_many_webhooks": (409, "The project has as many webhooks as it may have: delete one first."),
+    "webhook_not_active": (409, "The webhook is paused or disabled: `PATCH` it with `paused: false` first."),
     "idempotency_key_in_use": (
         409,
         "The first request with this `Idempotency-Key` is still under way. Send it again after `Retry-After` seconds.",
@@ -91,6 +95,10 @@ CODES: dict[str, tuple[int, str]] = {
     "validation_failed": (422, "Something in the request is not allowed; `errors` names each field."),
     "unknown_kind": (422, "No such kind of job; `errors` lists those that exist."),
     "unknown_model": (422, "No such model for this kind; `errors` lists those that exist."),
+    "webhook_secret_needed": (
+        422,
+        "Before the first `webhook_url`, `POST /api/v1/webhooks/job-secret` makes the secret that signs.",
+    ),
     "idempotency_key_reused": (
         422,
         "The `Idempotency-Key` came with another request before. Use a new key for a new request.",

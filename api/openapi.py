@@ -13,6 +13,7 @@ from shared.events.schemas import EventView
 from shared.jobs.list_schemas import JobsCancel
 from shared.jobs.schemas import JobSubmit
 from shared.kinds import KINDS
+from shared.webhooks.schemas import Redeliver, SecretRotate, WebhookCreate, WebhookUpdate
 
 DESCRIPTION = """\
 Plantain runs generation jobs: submit one, poll it, fetch its result.
@@ -220,6 +221,19 @@ SUBMIT_BODY = {
         }
     },
 }
+
+
+def json_body(schema: str, example: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
+    """The body of a handler that reads it by hand, for ``openapi_extra``."""
+    content = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
+    return {"requestBody": {"required": required, "content": {"application/json": content}}}
+
+
+def location(what: str) -> dict[str, Any]:
+    """The headers of an answer that something was made."""
+    return {"Location": _header(f"Where {what} is.")}
+
+
 CANCEL_BODY = {
     "required": True,
     "content": {
@@ -287,6 +301,10 @@ def _schemas() -> dict[str, Any]:
         JobSubmit,
         EventView,
         JobsCancel,
+        WebhookCreate,
+        WebhookUpdate,
+        SecretRotate,
+        Redeliver,
         *(kind.input_model for kind in KINDS.values()),
     ]
     for model in models:

@@ -76,7 +76,6 @@ def result_view(row: Row[Any], public_url: str) -> dict[str, Any]:
 
 def sse(row: Row[Any], public_url: str) -> bytes:
     """A server-sent event, whole, with ``shared.events.schemas.EventView`` of a row of ``events.queries.VIEW``."""
-    url = f"{public_url}{PREFIX}/jobs/{row.job_id}"
     view = {
         "id": row.id,
         "type": row.type,
@@ -84,20 +83,25 @@ def sse(row: Row[Any], public_url: str) -> bytes:
         "job_id": row.job_id,
         "version": row.version,
         "data": row.data,
-        "job": {
-            "kind": row.kind,
-            "model": row.model,
-            "priority": row.priority,
-            "state": row.state,
-            "version": row.job_version,
-            "attempt": row.attempt,
-            "cost_usd": row.cost_usd,
-            "error": row.error,
-            "status_url": url,
-            "result_url": f"{url}/result",
-        },
+        "job": _event_job(row, public_url) if row.job_id else None,
     }
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (row.id, row.type.encode(), dumps(view))
+
+
+def _event_job(row: Row[Any], public_url: str) -> dict[str, Any]:
+    url = f"{public_url}{PREFIX}/jobs/{row.job_id}"
+    return {
+        "kind": row.kind,
+        "model": row.model,
+        "priority": row.priority,
+        "state": row.state,
+        "version": row.job_version,
+        "attempt": row.attempt,
+        "cost_usd": row.cost_usd,
+        "error": row.error,
+        "status_url": url,
+        "result_url": f"{url}/result",
+    }
 
 
 def etag(row: JobRow, waiting: WaitingReason | None) -> str:

@@ -125,6 +125,12 @@ class Settings(BaseSettings):
     #: Comma-separated, such as "10.20.0.0/16"; None: loopback outside production, nothing in production.
     outbound_private_networks: str | None = None
 
+    # Webhooks.
+    #: How long one sending may take, from resolving the name to the first bytes of the answer.
+    webhook_timeout: Annotated[float, Field(ge=1, le=60)] = 15
+    #: How long deliveries are kept; retries go on for three days.
+    webhook_retention_days: Annotated[float, Field(ge=4, le=3650)] = 30
+
     # The simulator answers for every provider without a key.
     simulator_url: str | None = None
     allow_simulator: bool = False

@@ -23,6 +23,7 @@ from shared.queue import Doorbell
 from shared.wakeups import Wakeups
 from worker.loop import LoopThread
 from worker.maintenance import Maintenance
+from worker.webhooks.dispatcher import Dispatcher
 
 log = get_logger(__name__)
 
@@ -85,7 +86,7 @@ class MaintenanceScheduler(Scheduler):
 
 
 class Running:
-    """The loop and connections that the passes need."""
+    """The loop and connections that the passes need; webhooks are sent beside them, on the same loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._loop = LoopThread("maintenance")
@@ -134,6 +135,8 @@ class Running:
         self._database = Database(settings, application="plantain beat")
         self._doorbell = Doorbell(settings)
         self._wakeups = Wakeups(settings)
+        self._webhooks = Dispatcher(self._database, settings, self._wakeups)
+        self._webhooks.start()
         maintenance = Maintenance(self._database, settings, self._doorbell, self._wakeups)
         self._passes: dict[str, Callable[[], Awaitable[int]]] = {
             "dispatch_due": maintenance.dispatch_due,
@@ -154,6 +157,7 @@ class Running:
             return await self._passes[name]()
 
     async def _close(self) -> None:
+        await self._webhooks.close()
         await self._doorbell.close()
         await self._wakeups.close()
         await self._database.close()

@@ -23,6 +23,7 @@ from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.queue import Doorbell
 from shared.uploads import queries as uploads
 from shared.wakeups import Wakeups
+from shared.webhooks import sending as webhooks
 from shared.workers import queries as workers
 from worker.accounts import expected_cost
 
@@ -134,9 +135,13 @@ class Maintenance:
                 return total
 
     async def prune(self) -> int:
-        """Deletes jobs and idempotency keys that were kept for their time; what one pass leaves, the next one takes."""
+        """Deletes jobs, idempotency keys and deliveries of webhooks that were kept for their time.
+
+        What one pass leaves, the next one takes.
+        """
         end = time.monotonic() + _PRUNE_SECONDS
         await self._prune_keys(end)
+        await self._prune_deliveries(end)
         return await self._prune_jobs(end)
 
     async def prune_uploads(self) -> int:
@@ -153,6 +158,15 @@ class Maintenance:
             async with self._database.transaction() as db:
                 done = await idempotency.prune(db, after=KEPT_SECONDS, limit=_PRUNE_BATCH)
             if done < _PRUNE_BATCH or time.monotonic() > end:
+                return
+
+    async def _prune_deliveries(self, end: float) -> None:
+        after = self._settings.webhook_retention_days * 86_400
+        while True:
+            async with self._database.transaction() as db:
+                ended = await webhooks.end_disabled(db, limit=_PRUNE_BATCH)
+                done = await webhooks.prune(db, after=after, limit=_PRUNE_BATCH)
+            if max(done, ended) < _PRUNE_BATCH or time.monotonic() > end:
                 return
 
     async def _prune_jobs(self, end: float) -> int:

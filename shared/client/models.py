@@ -33,6 +33,9 @@ class SubmitOptions(TypedDict, total=False):
     keep_for: float | str | timedelta
     tags: Sequence[str]
     metadata: Mapping[str, str]
+    #: Where webhooks about the job go, and which of its events are told there; left out, how it ends.
+    webhook_url: str
+    webhook_events: Sequence[str]
 
 
 class JobFilter(TypedDict, total=False):
@@ -195,15 +198,19 @@ class EventJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened to a job. Give ``id`` to ``stream`` to go on after it."""
+    """Something that happened. Give ``id`` to ``stream`` to go on after it.
+
+    ``job_id``, ``version`` and ``job`` are None where it is about no job, which only a project's stream has:
+    ``webhook.disabled``.
+    """
 
     id: int
     type: str
     time: datetime
-    job_id: str
-    version: int
+    job_id: str | None = None
+    version: int | None = None
     data: Mapping[str, Any]
-    job: EventJob
+    job: EventJob | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 

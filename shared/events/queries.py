@@ -25,7 +25,7 @@ _OF_JOBS = text(f"""
 """)
 
 _OF_PROJECTS = text(f"""
-    SELECT {VIEW} FROM job_events e JOIN jobs j ON j.id = e.job_id
+    SELECT {VIEW} FROM job_events e LEFT JOIN jobs j ON j.id = e.job_id
     WHERE e.project_id = ANY(CAST(:projects AS uuid[])) AND e.id > :after AND e.id <= :until
     ORDER BY e.id LIMIT :limit
 """)

@@ -31,7 +31,9 @@ class EventView(BaseModel):
     id: Annotated[int, Field(description="Larger than that of every event before it; `Last-Event-ID`.")]
     type: Annotated[str, Field(examples=["job.succeeded"])]
     time: datetime
-    job_id: UUID
-    version: Annotated[int, Field(description="Numbers the job's events without a gap, from 1.")]
+    job_id: Annotated[
+        UUID | None, Field(description="Null where the event is about no job: `webhook.disabled`.")
+    ]
+    version: Annotated[int | None, Field(description="Numbers the job's events without a gap, from 1.")]
     data: Annotated[dict[str, Any], Field(description="What the type has to say, such as `attempt`.")]
-    job: EventJob
+    job: EventJob | None

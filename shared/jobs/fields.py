@@ -6,24 +6,10 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
-
-
-def _plausible(moment: datetime) -> datetime:
-    """PostgreSQL knows years that Python does not, so what lies at the edge would not come back."""
-    if not 2000 <= moment.year <= 2200:
-        raise ValueError("must lie between the years 2000 and 2200")
-    return moment
-
-
-def _rfc3339(value: Any) -> Any:
-    """A number would be taken for seconds since 1970, and a day for its midnight."""
-    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
-        raise ValueError("must be a time as in RFC 3339, such as 2030-01-31T12:00:00Z")
-    return value
+from shared.fields import storable
 
 
 def to_come(moment: datetime) -> datetime:
@@ -71,20 +57,8 @@ Duration = Annotated[
 ]
 
 
-def storable(value: str) -> str:
-    if "\0" in value:
-        raise PydanticCustomError("null_character", "holds the character U+0000, which cannot be stored")
-    return value
-
-
-def each_once(tags: list[str]) -> list[str]:
-    return list(dict.fromkeys(tags))
-
-
 #: What stands between the parts of a name: `env:prod`, `team/a`, `2030-01`.
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/@+-]*$"
 Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=_NAME)]
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64, pattern=_NAME)]
 MetadataValue = Annotated[str, Field(max_length=256), AfterValidator(storable)]
-
-Moment = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_plausible), BeforeValidator(_rfc3339)]

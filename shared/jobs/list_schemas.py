@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.jobs.fields import Moment, storable
+from shared.fields import Moment, storable
 from shared.jobs.schemas import JobView
 from shared.jobs.status import Priority, State, WaitingReason
 from shared.kinds.base import Whole

@@ -84,36 +84,45 @@ class NewJob(NamedTuple):
 #: A row of ``VIEW``, or what stands for one.
 JobRow = Row[Any] | NewJob
 
-_SUBMIT = text("""
+
+def _submitting(columns: str = "", types: str = "") -> TextClause:
+    """The insert of new jobs. What few of them have is no column of the others' statement: each costs every submit."""
+    return text(f"""
     WITH row AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
             id uuid, project_id uuid, kind text, model text, priority text, queue text, input jsonb,
             warnings jsonb, max_attempts smallint, timeout_seconds float8, on_unknown text,
             scheduled_at timestamptz, expires_at timestamptz, replay_of uuid, keep_seconds float8, tags text[],
-            metadata jsonb)
+            metadata jsonb{types})
     ), label AS (
         INSERT INTO job_labels (job_id, label, project_id, created_at)
-        SELECT id, '#' || unnest(tags), project_id, now() FROM row WHERE tags <> '{}'
+        SELECT id, '#' || unnest(tags), project_id, now() FROM row WHERE tags <> '{{}}'
         UNION ALL
-        SELECT id, key || '=' || value, project_id, now() FROM row, jsonb_each_text(metadata) WHERE metadata <> '{}'
+        SELECT id, key || '=' || value, project_id, now() FROM row, jsonb_each_text(metadata) WHERE metadata <> '{{}}'
     ), j AS (
         INSERT INTO jobs (id, project_id, kind, model, priority, queue, input, warnings, tags, metadata, max_attempts,
                           timeout_seconds, on_unknown, scheduled_at, expires_at, replay_of, keep_seconds, published_at,
-                          waiting_reason)
-        SELECT id, project_id, kind, model, priority, queue, input, warnings, coalesce(tags, '{}'),
-               coalesce(metadata, '{}'), max_attempts, timeout_seconds, on_unknown, coalesce(scheduled_at, now()),
+                          waiting_reason{columns})
+        SELECT id, project_id, kind, model, priority, queue, input, warnings, coalesce(tags, '{{}}'),
+               coalesce(metadata, '{{}}'), max_attempts, timeout_seconds, on_unknown, coalesce(scheduled_at, now()),
                expires_at, replay_of, keep_seconds,
                CASE WHEN scheduled_at > now() THEN NULL ELSE now() END,
-               CASE WHEN scheduled_at > now() THEN 'scheduled' END
+               CASE WHEN scheduled_at > now() THEN 'scheduled' END{columns}
         FROM row
         RETURNING id, project_id, version, published_at
     ), event AS (
         INSERT INTO job_events (project_id, job_id, version, type, data)
-        SELECT project_id, id, version, 'job.queued', '{}' FROM j
+        SELECT project_id, id, version, 'job.queued', '{{}}' FROM j
     )
     -- All else about a new job is known to who submits it, and a row each is dear.
     SELECT now() AS now, array_agg(id) FILTER (WHERE published_at IS NULL) AS later FROM j
 """)
+
+
+_SUBMIT = _submitting()
+_SUBMIT_WITH_WEBHOOKS = _submitting(
+    ", webhook_url, webhook_events", ", webhook_url text, webhook_events text[]"
+)
 
 _GET = text(f"SELECT {VIEW} FROM jobs j WHERE j.id = ANY(CAST(:ids AS uuid[]))")
 
@@ -373,7 +382,8 @@ _ATTEMPTS = text("""
 
 async def submit(db: Executor, rows: Sequence[dict[str, Any]]) -> dict[UUID, NewJob]:
     """Inserts jobs, each with its first event. Answers what ``VIEW`` would, by id."""
-    [stored] = await db.execute(_SUBMIT, {"rows": _json(rows)})
+    statement = _SUBMIT_WITH_WEBHOOKS if any("webhook_url" in row for row in rows) else _SUBMIT
+    [stored] = await db.execute(statement, {"rows": _json(rows)})
     later = frozenset(stored.later or ())
     return {row["id"]: _new_job(row, stored.now, later=row["id"] in later) for row in rows}
 

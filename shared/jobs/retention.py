@@ -17,13 +17,24 @@ _OVER = f"""
     finished_at IS NOT NULL AND keep_seconds IS NOT NULL AND {_KEPT_UNTIL} <= now() AT TIME ZONE 'UTC'
 """
 
+#: A webhook about it is still to be made: beat was away for as long as the job was to be kept.
+_TOLD = """
+    NOT EXISTS (
+        SELECT FROM webhook_endpoints w, webhook_progress p, job_events e
+        WHERE w.project_id = jobs.project_id AND w.disabled_at IS NULL
+          AND e.job_id = jobs.id AND e.id > greatest(p.through_event, w.since_event)
+    )
+"""
+
+_FORGET_DELIVERIES = text("DELETE FROM webhook_deliveries WHERE job_id = :id AND project_id = :project_id")
+
 _DELETE = text("""
     DELETE FROM jobs WHERE id = :id AND project_id = :project_id
       AND state IN ('succeeded', 'failed', 'cancelled', 'expired')
     RETURNING id
 """)
 
-_DUE = text(f"SELECT id FROM jobs WHERE {_OVER} ORDER BY {_KEPT_UNTIL} LIMIT :limit")
+_DUE = text(f"SELECT id FROM jobs WHERE {_OVER} AND {_TOLD} ORDER BY {_KEPT_UNTIL} LIMIT :limit")
 
 _PRUNE = text(f"""
     WITH j AS (
@@ -35,8 +46,12 @@ _PRUNE = text(f"""
 
 
 async def delete(db: AsyncConnection, project_id: UUID, job_id: UUID) -> bool:
-    """Deletes a final job. False: there is none, or it is not final."""
-    return (await db.execute(_DELETE, {"id": job_id, "project_id": project_id})).first() is not None
+    """Deletes a final job, and what was or is to be sent about it. False: there is none, or it is not final."""
+    parameters = {"id": job_id, "project_id": project_id}
+    found = (await db.execute(_DELETE, parameters)).first() is not None
+    if found:
+        await db.execute(_FORGET_DELIVERIES, parameters)
+    return found
 
 
 async def due(db: AsyncConnection, *, limit: int) -> list[UUID]:

@@ -10,9 +10,11 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.jobs.fields import Duration, MetadataKey, MetadataValue, Moment, Tag, each_once, to_come
+from shared.fields import Moment, each_once
+from shared.jobs.fields import Duration, MetadataKey, MetadataValue, Tag, to_come
 from shared.jobs.status import OnUnknown, Priority, State, WaitingReason
 from shared.kinds.base import Whole
+from shared.webhooks.schemas import JobEvents, Url
 
 #: No object that is meant has as many fields.
 _MAX_FIELDS = 100
@@ -70,6 +72,16 @@ class JobSubmit(BaseModel):
         dict[MetadataKey, MetadataValue],
         Field(max_length=16, description="Texts of your own, to list jobs by.", examples=[{"user": "42"}]),
     ] = {}
+    webhook_url: Annotated[
+        Url | None,
+        Field(
+            description="Where webhooks about this job go; POST /webhooks/job-secret makes what signs them."
+        ),
+    ] = None
+    webhook_events: Annotated[
+        JobEvents | None,
+        Field(description="Which of the job's events are sent there; left out, how it ends."),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -80,9 +92,11 @@ class JobSubmit(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _expires_after_its_start(self) -> JobSubmit:
+    def _fields_fit(self) -> JobSubmit:
         if self.scheduled_at and self.expires_at and self.expires_at <= self.scheduled_at:
             raise ValueError("expires_at must lie after scheduled_at")
+        if self.webhook_events and not self.webhook_url:
+            raise ValueError("webhook_events needs a webhook_url")
         return self
 
 

@@ -16,6 +16,7 @@ from shared.coalesce import Coalescer
 from shared.config import Settings
 from shared.db import Database, is_unavailable, within
 from shared.errors import Conflict, NotFound
+from shared.events.types import ENDINGS
 from shared.idempotency.claim import Answer, AnswerOf, Claim
 from shared.jobs import queries, retention
 from shared.jobs.acceptance import accept, resolve
@@ -27,6 +28,7 @@ from shared.kinds.base import Accepted, Kind
 from shared.providers.catalog import ModelSpec
 from shared.queue import Doorbell, queue_name
 from shared.wakeups import Wakeups
+from shared.webhooks.service import JobWebhooks
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class JobService:
             self._submit_batch, lanes=2, max_batch=200, is_shared_fault=is_unavailable, patience=patience
         )
         self._keyed_submits = KeyedSubmits(database, self._patience)
+        self._webhooks = JobWebhooks(database, settings)
         self._gets: Coalescer[UUID, Row[Any] | None] = Coalescer(
             self._get_batch, lanes=2, max_batch=500, is_shared_fault=is_unavailable, patience=patience
         )
@@ -86,6 +89,8 @@ class JobService:
             ValidationFailed: as ``submit`` does.
         """
         kind, model = resolve(job)
+        if job.webhook_url is not None:
+            await self._webhooks.check(project_id, job.webhook_url)
         accepted = await accept(kind, model, job.input, max_prompt_chars=self._settings.max_prompt_chars)
         return Draft(self._row(project_id, job, kind, model, accepted, replay_of), accepted.images)
 
@@ -197,7 +202,7 @@ class JobService:
         accepted: Accepted,
         replay_of: UUID | None,
     ) -> dict[str, Any]:
-        return {
+        row = {
             "id": uuid7(),
             "project_id": project_id,
             "kind": kind.name,
@@ -216,6 +221,9 @@ class JobService:
             "replay_of": replay_of,
             "keep_seconds": job.keep_for or self._keep_seconds,
         }
+        if job.webhook_url is not None:
+            row |= {"webhook_url": job.webhook_url, "webhook_events": job.webhook_events or ENDINGS}
+        return row
 
     async def _submit_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[NewJob]:
         for row in rows:

@@ -8,6 +8,13 @@ from shared.models.idempotency import IdempotencyKey
 from shared.models.jobs import Attempt, Job, JobEvent
 from shared.models.lists import JobLabel, JobPrompt, JobTotals, Progress
 from shared.models.uploads import Upload, UploadChunk
+from shared.models.webhooks import (
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookProgress,
+    WebhookSecret,
+)
 from shared.models.workers import Worker
 
 __all__ = [
@@ -27,5 +34,10 @@ __all__ = [
     "Project",
     "Upload",
     "UploadChunk",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookProgress",
+    "WebhookSecret",
     "Worker",
 ]

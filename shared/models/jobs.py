@@ -72,6 +72,7 @@ class Job(Base):
         CheckConstraint("timeout_seconds > 0", name="timeout_positive"),
         CheckConstraint("keep_seconds > 0", name="keep_positive"),
         CheckConstraint("cost_usd >= 0", name="cost_not_negative"),
+        CheckConstraint("(webhook_url IS NULL) = (webhook_events IS NULL)", name="webhook_whole"),
         Index("ix_jobs_project_newest", "project_id", desc("created_at"), desc("id")),
         Index(
             "ix_jobs_due", "scheduled_at", postgresql_where=text("state = 'queued' AND published_at IS NULL")
@@ -138,6 +139,9 @@ class Job(Base):
     replay_of: Mapped[UUID | None]
     #: How long it is kept once it is final; None means for ever.
     keep_seconds: Mapped[float | None] = mapped_column(Double)
+    #: Where its own webhooks go, and which events are told there.
+    webhook_url: Mapped[str | None] = mapped_column(Text)
+    webhook_events: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
 
     created_at: Mapped[CreatedAt]
     #: Not before this.
@@ -207,7 +211,7 @@ class Attempt(Base):
 
 
 class JobEvent(Base):
-    """One transition; ``version`` numbers a job's events without a gap."""
+    """One transition; ``version`` numbers a job's events without a gap. Notices to a project have no job."""
 
     __tablename__ = "job_events"
     __table_args__ = (
@@ -218,8 +222,8 @@ class JobEvent(Base):
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     project_id: Mapped[ProjectId]
-    job_id: Mapped[UUID]
-    version: Mapped[int]
+    job_id: Mapped[UUID | None]
+    version: Mapped[int | None]
     type: Mapped[str] = mapped_column(Text)
     data: Mapped[Json]
     created_at: Mapped[CreatedAt]

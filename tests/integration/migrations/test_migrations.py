@@ -38,9 +38,21 @@ TABLES = {
     "model_gates",
     "idempotency_keys",
     "workers",
+    "webhook_endpoints",
+    "webhook_secrets",
+    "webhook_deliveries",
+    "webhook_attempts",
+    "webhook_progress",
 }
 #: What belongs to no project.
-WITHOUT_PROJECT = {"projects", "model_gates", "progress", "workers", "alembic_version"}
+WITHOUT_PROJECT = {
+    "projects",
+    "model_gates",
+    "progress",
+    "workers",
+    "webhook_progress",
+    "alembic_version",
+}
 
 
 def start(url: str, *arguments: str) -> subprocess.Popen[str]:
@@ -231,8 +243,9 @@ def test_what_belongs_to_a_project_says_to_which(url: str) -> None:
         url,
         "SELECT conrelid::regclass::text FROM pg_constraint WHERE contype = 'f' AND confrelid = 'projects'::regclass",
     )
-    # A label's and a prompt's job says it already, and each reference is checked with every row.
-    assert {name for (name,) in references} == TABLES - WITHOUT_PROJECT - {"job_labels", "job_prompts"}
+    # Their job, or delivery, says it already, and each reference is checked with every row.
+    known = {"job_labels", "job_prompts", "webhook_attempts"}
+    assert {name for (name,) in references} == TABLES - WITHOUT_PROJECT - known
 
 
 def test_storage_is_set_up(url: str) -> None:

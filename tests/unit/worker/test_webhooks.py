@@ -1,0 +1,93 @@
+"""When webhooks are sent again, and how many at once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from uuid import uuid4
+
+import pytest
+
+from worker.webhooks import schedule
+from worker.webhooks.feed import lane_of
+from worker.webhooks.lanes import AT_ONCE, IN_ALL, Lanes
+
+_HOUR = 3600.0
+
+
+def test_the_schedule_is_the_standards_with_jitter_upwards() -> None:
+    standard = [5, 300, 1800, *(hours * _HOUR for hours in (2, 5, 10, 14, 20, 24))]
+    delays = [[schedule.delay(failures, None) for _ in range(50)] for failures in range(9)]
+    for planned, drawn in zip(standard, delays, strict=True):
+        assert all(delay is not None and planned <= delay <= 1.2 * planned for delay in drawn)
+        assert len(set(drawn)) > 10
+    assert schedule.delay(9, None) is None
+    assert schedule.delay(9, 60) is None
+
+
+def test_retry_after_is_honoured_up_to_a_day() -> None:
+    assert schedule.delay(0, 100.0) == 100
+    assert (schedule.delay(1, 100.0) or 0) >= 300  # never sooner than planned
+    assert schedule.delay(0, 10.0**9) == 24 * _HOUR
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120),
+        (" 0 ", 0),
+        (None, None),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("٣", None),
+        ("", None),
+    ],
+)
+def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
+    assert schedule.retry_after(value) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)
+    assert 590 <= (schedule.retry_after(later) or 0) <= 600
+    assert schedule.retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert schedule.retry_after("9" * 400) is not None
+
+
+def test_a_lane_has_room_until_it_is_full_and_little_while_it_fails() -> None:
+    found, lane = Lanes(), (uuid4(), "")
+    assert found.rooms() == []  # ordinary ones are not told of
+    for _ in range(3):
+        found.begin(lane)
+    assert [entry["room"] for entry in found.rooms()] == [AT_ONCE - 3]
+    assert found.room == IN_ALL - 3
+    found.end(lane, ok=False, pause=None)
+    assert [entry["room"] for entry in found.rooms()] == [0]  # two are under way, and one may be
+    found.end(lane, ok=False, pause=None)
+    found.end(lane, ok=False, pause=None)
+    assert [entry["room"] for entry in found.rooms()] == [1]
+    found.begin(lane)
+    found.end(lane, ok=True, pause=None)
+    assert found.rooms() == []
+    assert found.room == IN_ALL
+
+
+def test_a_lane_that_asks_for_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    found, lane = Lanes(), (uuid4(), "https://example.com")
+    found.begin(lane)
+    found.end(lane, ok=False, pause=60.0)
+    assert [entry["room"] for entry in found.rooms()] == [0]
+    now = 1061.0
+    assert [entry["room"] for entry in found.rooms()] == [1]
+
+
+def test_addresses_of_one_server_share_a_lane() -> None:
+    assert (
+        lane_of("https://Example.com:8443/a?b=c")
+        == lane_of("https://example.com:8443/d")
+        == "https://example.com:8443"
+    )
+    assert lane_of("https://example.com/") != lane_of("http://example.com/")

@@ -1,0 +1,1 @@
+"""Sending webhooks, in beat: ``feed`` makes deliveries out of events, ``sender`` sends them, ``dispatcher`` runs both."""
