@@ -19,7 +19,7 @@ from scripts.embedded import EmbeddedError
 from scripts.process import ROOT
 from scripts.terminal import Terminal
 
-PARTS = ("submit", "poll", "drain", "inflight", "latency", "memory", "growth", "peers")
+PARTS = ("submit", "poll", "lists", "drain", "inflight", "latency", "memory", "growth", "peers")
 
 
 def main(arguments: list[str]) -> int:
@@ -64,6 +64,8 @@ def _measure(bench: Bench, parts: list[str], against: Path | None) -> None:
                 http.submit(bench, apis)
             case "poll":
                 http.poll(bench, apis, conditional=ours)
+            case "lists":
+                http.lists(bench, ours)
             case "drain":
                 jobs.drain(bench, ours)
             case "inflight":
@@ -84,6 +86,8 @@ def _growth(bench: Bench, empty: Plantain) -> None:
     both = [empty, grown]
     http.submit(bench, both, part="growth, submit")
     http.poll(bench, both, conditional=both, part="growth, poll")
+    # Copies all have the same prompt, which tells nothing about a search: tests search a million different ones.
+    http.lists(bench, both, part="growth, lists", searches=False)
     jobs.drain(bench, both, part="growth, drain")
     jobs.inflight(bench, both, part="growth, inflight")
     jobs.latency(bench, both, part="growth, latency")

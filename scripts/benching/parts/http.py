@@ -10,8 +10,17 @@ from scripts.benching.figures import Sample
 from scripts.benching.load import Spec
 from scripts.benching.meters import Meter
 from scripts.benching.parts import turns
+from scripts.benching.plantain import Plantain
 
 CONNECTIONS = (1, 8, 32, 256)
+#: What people and dashboards ask for, by how the report calls it.
+LISTS = {
+    "newest 50": "/api/v1/jobs?limit=50",
+    "failed ones": "/api/v1/jobs?state=failed",
+    "search": "/api/v1/jobs?q=fruit",
+    "search without a match": "/api/v1/jobs?q=zzqqxx",
+    "summary": "/api/v1/jobs/summary",
+}
 #: So many jobs are polled in turn.
 POLLED = 2000
 
@@ -66,6 +75,23 @@ def poll(
                     )
                     figures, _ = _measured(bench, subject, spec)
                     bench.note(Sample(part, case, f"{subject.name}, If-None-Match", repeat, figures))
+
+
+def lists(bench: Bench, subjects: Sequence[Plantain], part: str = "lists", *, searches: bool = True) -> None:
+    """Pages of jobs, searches in their prompts and the summary, from a handful of connections."""
+    for subject in subjects:
+        if not subject.rows():
+            bench.load(subject.spec(count=POLLED))
+    for repeat in range(bench.effort.repeats):
+        for case, path in LISTS.items():
+            if "q=" in path and not searches:
+                continue
+            for subject in turns(subjects, repeat):
+                spec = subject.spec(
+                    method="GET", paths=[path], body="", expect=200, must_hold="", connections=4, seconds=1.0
+                )
+                figures, _ = _measured(bench, subject, spec)
+                bench.note(Sample(part, case, subject.name, repeat, figures))
 
 
 def _measured(bench: Bench, subject: Subject, spec: Spec) -> tuple[dict[str, float], int]:
