@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from api import docs, errors, openapi
 from api.deps import Services, heads
+from api.methods import refusals
 from api.middleware import RequestContext
 from api.routers import artifacts, events, health, jobs, kinds, models, replays, uploads, webhooks
 from api.shortcut import Application
@@ -62,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         # Taken over rather than included: an included router is matched anew in every request, twice.
         app.router.routes.extend(router.routes)
     app.router.routes.extend(heads(app.router.routes))
+    app.router.routes[:0] = refusals(app.router.routes)
     app.open_shortcut(jobs.DIRECT, public_url=settings.public_url or "")
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app

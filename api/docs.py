@@ -154,6 +154,7 @@ def _answer(status: str, answer: dict[str, Any]) -> tuple[str, str, str]:
     headers = "".join(
         f"<br><code>{escape(name)}</code> {_rich(header['description'])}"
         for name, header in answer.get("headers", {}).items()
+        if "$ref" not in header  # what goes without saying at every endpoint
     )
     return escape(status), _rich(answer.get("description", "")) + headers, "<br>".join(bodies)
 

@@ -13,8 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match
 
+from api.methods import methods_of
 from shared.db import is_unavailable, no_writes
 from shared.errors import (
     MAX_ERRORS,
@@ -220,7 +220,7 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
         detail = f"Nothing is at this address.{hint} /docs lists what there is."
         return _response(request.scope, 404, "Not found", "not_found", detail, headers=headers)
     if error.status_code == 405:
-        headers["Allow"] = ", ".join(_methods(request))
+        headers["Allow"] = ", ".join(methods_of(request.app.router.routes, request))
         detail = f"This address takes {headers['Allow']}."
         return _response(
             request.scope, 405, "Method not allowed", "method_not_allowed", detail, headers=headers
@@ -228,16 +228,6 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     title = HTTPStatus(error.status_code).phrase
     code = "internal_error" if error.status_code >= 500 else "bad_request"
     return _response(request.scope, error.status_code, title, code, str(error.detail), headers=headers)
-
-
-def _methods(request: Request) -> list[str]:
-    """Every method of an address: the framework's own list has those of one route only."""
-    found: set[str] = set()
-    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
-        scope = {**request.scope, "method": method}
-        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
-            found.add(method)
-    return sorted(found)
 
 
 def _response(

@@ -14,6 +14,7 @@ from shared.jobs.list_schemas import JobsCancel
 from shared.jobs.schemas import JobSubmit
 from shared.kinds import KINDS
 from shared.webhooks.schemas import Redeliver, SecretRotate, WebhookCreate, WebhookUpdate
+from shared.providers.catalog import catalog
 
 DESCRIPTION = """\
 Plantain runs generation jobs: submit one, poll it, fetch its result.
@@ -21,7 +22,7 @@ Plantain runs generation jobs: submit one, poll it, fetch its result.
 Every request but those to `/api/health` needs an API key: `Authorization: Bearer pln_…`. Reading needs its scope
 `jobs:read`, submitting and cancelling `jobs:write`. A key sees its own project and nothing of any other.
 
-Errors are `application/problem+json` (RFC 9457); their `code` is stable. Times are RFC 3339 in UTC, ids UUIDs,
+Errors are `application/problem+json` (RFC 9457); their `code` is stable. Every answer has `X-Request-ID`. Times are RFC 3339 in UTC, ids UUIDs,
 money decimal strings in USD. Addresses in answers are paths on this server, or whole addresses where PUBLIC_URL is set.
 """
 
@@ -110,25 +111,40 @@ EVENT_PARAMETERS = [
     {
         "name": name,
         "in": place,
-        "description": f"The `id` of the last event that you have: those after it are sent.{more}",
-        "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+        "description": f"The `id` of the last event that you have: those after it are sent; empty is none.{more}",
+        "schema": {"type": "string", "pattern": "^[0-9]{0,18}$"},
     }
     for name, place, more in (
         ("Last-Event-ID", "header", " EventSource sends it by itself when it comes back."),
         ("last_event_id", "query", " For clients that cannot send the header, which wins over it."),
     )
 ]
+#: One event of a stream, as OpenAPI 3.2 has it; FastAPI writes it into documents of 3.1 likewise.
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+        "event": {"type": "string", "description": "The `type` of the data."},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/EventView"},
+        },
+        "retry": {"type": "integer", "description": "Milliseconds to wait before coming back; sent once."},
+    },
+}
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Server-sent events; the `data` of each is an `EventView`, and a comment comes every 15 s",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                "itemSchema": _EVENT,
                 "example": 'id: 7\nevent: job.succeeded\ndata: {"id":7,"type":"job.succeeded","version":3,…}\n\n',
             }
         },
     }
 }
+RESULT_HEADERS = {"ETag": _header("Names this version of the result.")}
 ACCEPTED_HEADERS = {
     **JOB_HEADERS,
     "Location": _header("Where the job is: its `status_url`."),
@@ -165,17 +181,44 @@ DOWNLOAD_PARAMETERS = [
         "in": "header",
         "description": description,
         "schema": {"type": "string"},
+        **more,
     }
-    for name, description in (
-        ("Range", "One range of bytes, such as `bytes=0-1023` or `bytes=-500`."),
-        ("If-Range", "The `ETag` you have: another one makes the range be ignored."),
-        ("If-None-Match", "The `ETag` you have: 304, the bytes never change."),
+    for name, description, more in (
+        ("Range", "One range of bytes, such as `bytes=0-1023` or `bytes=-500`.", {"example": "bytes=0-1023"}),
+        ("If-Range", "The `ETag` you have: another one makes the range be ignored.", {}),
+        ("If-None-Match", "The `ETag` you have: 304, the bytes never change.", {}),
     )
 ]
 _BYTES = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
+_DOWNLOAD_HEADERS = {
+    "ETag": _header("The SHA-256 of all bytes."),
+    "Accept-Ranges": _header("`bytes`."),
+    "Content-Disposition": _header("A name for the file."),
+    "Content-Security-Policy": _header("A browser that shows it runs nothing of it."),
+}
 DOWNLOAD_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "All bytes; the `ETag` is their SHA-256", **_BYTES},
-    206: {"description": "The range that was asked for", **_BYTES},
+    200: {"description": "All bytes", "headers": _DOWNLOAD_HEADERS, **_BYTES},
+    206: {
+        "description": "The range that was asked for",
+        "headers": {**_DOWNLOAD_HEADERS, "Content-Range": _header("Which bytes, and of how many.")},
+        **_BYTES,
+    },
+}
+#: What answers of a status have, whatever the endpoint; every answer has X-Request-ID.
+_HEADERS = {
+    "X-Request-ID": _header(
+        "Names the request in our log: your own `X-Request-ID` where it is sane, else a new one."
+    ),
+    "WWW-Authenticate": _header("How to say who asks, and what was wrong with it (RFC 6750)."),
+    "Retry-After": _header("Seconds to wait before trying again.", "integer"),
+    "Content-Range": _header("`bytes */N`: the artifact has N bytes."),
+}
+_HEADERS_OF = {
+    "401": ["WWW-Authenticate"],
+    "403": ["WWW-Authenticate"],
+    "409": ["Retry-After"],
+    "416": ["Content-Range"],
+    "503": ["Retry-After"],
 }
 UPLOAD_BODY = {
     "required": True,
@@ -284,13 +327,29 @@ def document(app: FastAPI) -> dict[str, Any]:
         answer = operation["responses"].get("422")
         if answer and PROBLEM not in answer["content"]:
             del operation["responses"]["422"]
+        _add_headers(operation["responses"])
     schemas |= _schemas()
+    made["components"]["headers"] = _HEADERS
     made["components"]["securitySchemes"] = {
         "api_key": {"type": "http", "scheme": "bearer", "description": "An API key: `scripts/keys create`."}
     }
     made["security"] = [{"api_key": []}]
     app.openapi_schema = made
     return made
+
+
+def _add_headers(responses: dict[str, dict[str, Any]]) -> None:
+    """Those that go without saying, and for what is current (304) those of what would be sent."""
+    success: dict[str, Any] = next(
+        (answer.get("headers", {}) for status, answer in responses.items() if status[0] == "2"), {}
+    )
+    for status, answer in responses.items():
+        common = ["X-Request-ID", *_HEADERS_OF.get(status, ())]
+        answer["headers"] = {
+            **(success if status == "304" else {}),
+            **answer.get("headers", {}),
+            **{name: {"$ref": f"#/components/headers/{name}"} for name in common},
+        }
 
 
 def _schemas() -> dict[str, Any]:
@@ -311,6 +370,13 @@ def _schemas() -> dict[str, Any]:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         found |= schema.pop("$defs", {})
         found[model.__name__] = schema
+    fields = found["JobSubmit"]["properties"]
+    fields["kind"]["enum"] = list(KINDS)
+    fields["model"]["anyOf"][0]["enum"] = list(catalog())
+    fields["input"] = {
+        "description": fields["input"]["description"],
+        "anyOf": [{"$ref": f"#/components/schemas/{kind.input_model.__name__}"} for kind in KINDS.values()],
+    }
     found["JobReplay"] = _replay(found["JobSubmit"])
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from math import inf
 from uuid import UUID
 
 from fastapi import Request
@@ -19,9 +20,6 @@ from api.waiting import watched
 from shared.errors import AppError
 from shared.jobs.status import FINAL
 
-HEARTBEAT_SECONDS = 15.0
-#: Who takes nothing for so long is cut off.
-_SEND_SECONDS = 10.0
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies must not collect it
 #: How long a client that lost the stream waits before it comes back, milliseconds.
 _RETRY = b"retry: 1000\n"
@@ -39,6 +37,7 @@ class EventStream(StreamingResponse):
         super().__init__((), headers=_HEADERS, media_type="text/event-stream")
         self.request = request
         self.services = services_of(request)
+        self.beat = self.services.settings.stream_heartbeat_seconds
         #: The last event that the client has had; None where it wants what comes next.
         self.after = after
         self.bell = asyncio.Event()
@@ -67,7 +66,7 @@ class EventStream(StreamingResponse):
     async def open(self, begins_after: int | None = None) -> None:
         """Sends the head, and the id with which a client comes back that has had no event yet."""
         self._opened = True
-        self._heartbeat = self._clock() + HEARTBEAT_SECONDS
+        self._heartbeat = self._clock() + self.beat
         await self._send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
@@ -76,13 +75,13 @@ class EventStream(StreamingResponse):
     async def write(self, data: bytes) -> None:
         """Raises: _TooSlow."""
         try:
-            async with asyncio.timeout(_SEND_SECONDS):
+            async with asyncio.timeout(self.services.settings.stream_send_timeout):
                 await self._send({"type": "http.response.body", "body": data, "more_body": True})
         except TimeoutError:
             raise _TooSlow from None
 
-    async def pause(self, seconds: float = HEARTBEAT_SECONDS) -> bool:
-        """Waits until the bell rings, or for so long at most. False: this is the end.
+    async def pause(self, seconds: float = inf) -> bool:
+        """Waits until the bell rings, for so long at most, and no longer than until the next beat. False: this is the end.
 
         Raises:
             ClientDisconnect: nobody listens any more.
@@ -96,7 +95,7 @@ class EventStream(StreamingResponse):
         if self.services.hub.closing:
             return False
         if self._clock() >= self._heartbeat:
-            self._heartbeat = self._clock() + HEARTBEAT_SECONDS
+            self._heartbeat = self._clock() + self.beat
             await authenticate(self.request, READ)
             await self.write(b":\n\n")
         return True

@@ -68,6 +68,10 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 30_000_000
     #: Requests that may wait for a job at once in one process: Prefer: wait, and event streams.
     api_max_waiting: Annotated[int, Field(ge=1, le=100_000)] = 5000
+    #: A stream that has nothing to say says so this often; before a proxy takes it for dead.
+    stream_heartbeat_seconds: Annotated[float, Field(ge=0.1, le=300)] = 15.0
+    #: Who takes nothing of a stream for so long is cut off.
+    stream_send_timeout: Annotated[float, Field(ge=0.1)] = 10.0
     max_prompt_chars: Annotated[int, Field(ge=1)] = 1_000_000
     #: How long a submit waits for the broker before it answers without it.
     publish_timeout: Annotated[float, Field(gt=0)] = 1.0

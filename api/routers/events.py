@@ -62,10 +62,11 @@ async def _last_event_id(request: Request) -> int | None:
     Raises:
         BadRequest: it is none of our ids.
     """
-    given = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
-    if not given:
-        return None
-    if not (given.isascii() and given.isdigit() and len(given) <= _DIGITS):
+    given = [request.headers.get("last-event-id"), request.query_params.get("last_event_id")]
+    numbers = [number for number in given if number]
+    if not all(number.isascii() and number.isdigit() and len(number) <= _DIGITS for number in numbers):
         raise invalid_last_event_id("it is no whole number")
-    await services_of(request).events.check(int(given))
-    return int(given)
+    if not numbers:
+        return None
+    await services_of(request).events.check(int(numbers[0]))
+    return int(numbers[0])

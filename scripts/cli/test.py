@@ -8,17 +8,21 @@ from scripts.process import ROOT
 from scripts.terminal import Terminal
 
 HELP = """\
-usage: scripts/test [--faults] [PYTEST ARGUMENT …]
+usage: scripts/test [--faults | --contract] [PYTEST ARGUMENT …]
 
-Run the checks of scripts/check and then the tests, as CI does: all but the slow ones of the fault suite. With
+Run the checks of scripts/check and then the tests, as CI does: all but the slow ones of the fault suite and the contract. With
 arguments, only pytest runs, with these arguments: scripts/test tests/unit -k retry. Paths are relative to the
 project's folder.
 
   --faults   run the whole fault suite (some minutes): processes and servers are killed, frozen and cut off, and no
              job may be lost or billed twice. Its random moments come from a seed, printed at the end:
              scripts/test --faults --faults-seed 7 repeats them.
+  --contract ask the running API thousands of things at random, from its OpenAPI document and against all rules (some
+             minutes): every answer must be as documented, and none a fault of ours. The seed is printed:
+             scripts/test --contract --contract-seed 7 repeats a run.
 """
-FAULTS = "tests/e2e/faults"
+#: What an option of ours stands for: pytest's own arguments.
+OPTIONS = {"--faults": ["tests/e2e/faults"], "--contract": ["tests/contract/api", "-rP"]}
 #: All tests, with the coverage that pyproject.toml asks for, and the slowest by name.
 EVERYTHING = ["--cov", "--cov-report=term", "--durations=10"]
 
@@ -32,6 +36,6 @@ def main(arguments: list[str]) -> int:
         arguments = EVERYTHING
     else:
         checked = True
-        arguments = [FAULTS if argument == "--faults" else argument for argument in arguments]
+        arguments = [word for argument in arguments for word in OPTIONS.get(argument, [argument])]
     tested = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
     return tested or int(not checked)

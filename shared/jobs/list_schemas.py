@@ -17,7 +17,9 @@ from shared.kinds.base import Whole
 def _split(value: Any) -> Any:
     """``state=queued&state=running`` and ``state=queued,running`` are the same."""
     if isinstance(value, list):
-        return [word for part in value if isinstance(part, str) for word in part.split(",") if word]
+        # What is no text is left for the enumeration to refuse: without it, there would be no filter.
+        words = [part.split(",") if isinstance(part, str) else [part] for part in value]
+        return [word for split in words for word in split if word != ""]
     return value
 
 
@@ -48,7 +50,14 @@ class JobFilter(BaseModel):
         Field(max_length=16, description="With this tag; repeated, with all of them."),
     ] = []
     metadata: Annotated[
-        list[Annotated[str, Field(max_length=321), AfterValidator(storable), AfterValidator(_pair)]],
+        list[
+            Annotated[
+                str,
+                Field(max_length=321, json_schema_extra={"pattern": "^[^=]+="}),
+                AfterValidator(storable),
+                AfterValidator(_pair),
+            ]
+        ],
         Field(
             max_length=16,
             description="With this pair, as `key=value`; repeated, with all of them.",
@@ -100,7 +109,7 @@ class JobsCancel(BaseModel):
 
     @model_validator(mode="after")
     def _means_something(self) -> JobsCancel:
-        if not self.filter.model_fields_set:
+        if not self.filter.model_dump(exclude_defaults=True):
             raise ValueError("filter must have a condition; for all jobs say state: [queued, running]")
         return self
 

@@ -50,10 +50,14 @@ def server(make_server: MakeServer) -> Server:
     return make_server()
 
 
+def client_of(server: Server, key: str) -> httpx.AsyncClient:
+    base = f"http://127.0.0.1:{server.port}/api/v1"
+    return httpx.AsyncClient(base_url=base, headers=bearer(key), timeout=20)
+
+
 @pytest.fixture
 async def http(server: Server, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    base = f"http://127.0.0.1:{server.port}/api/v1"
-    async with httpx.AsyncClient(base_url=base, headers=bearer(key), timeout=20) as client:
+    async with client_of(server, key) as client:
         yield client
 
 
@@ -358,10 +362,10 @@ class TestServer:
             async with opened(http, "/events"):
                 pass
 
-    @pytest.mark.slow
     async def test_a_reader_that_does_not_read_is_cut_off_and_loses_nothing(
-        self, server: Server, http: httpx.AsyncClient, database: Database, project_id: UUID, key: str
+        self, make_server: MakeServer, database: Database, project_id: UUID, key: str
     ) -> None:
+        server = make_server(STREAM_SEND_TIMEOUT="1")
         row = await factories.job(database, project_id)
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -371,10 +375,10 @@ class TestServer:
             slow.sendall(head.encode())
             await asyncio.sleep(0.5)
             await insert_events(database, row.id, 2, 12_000)
-            async with opened(http, "/events", after=0) as quick:
+            async with client_of(server, key) as http, opened(http, "/events", after=0) as quick:
                 for _ in range(3000):
                     await quick.event()
-            await asyncio.sleep(12)
+            await asyncio.sleep(2)
             received = b""
             try:
                 while piece := await asyncio.to_thread(slow.recv, 1 << 20):
@@ -383,21 +387,28 @@ class TestServer:
                 pass
         last = int(received.rpartition(b"\nevent: ")[0].rpartition(b"id: ")[2])
         assert last < 12_000
-        async with opened(http, "/events", after=last) as stream:
+        async with client_of(server, key) as http, opened(http, "/events", after=last) as stream:
             assert (await stream.event())["id"] == last + 1
 
-    @pytest.mark.slow
     async def test_a_quiet_stream_beats_and_ends_with_its_key(
-        self, server: Server, http: httpx.AsyncClient, database: Database, project_id: UUID
+        self, make_server: MakeServer, database: Database, project_id: UUID, key: str
     ) -> None:
-        async with opened(http, "/events") as stream:
-            async with asyncio.timeout(17):
-                async for line in stream._lines:
-                    if line == ":":
-                        break
+        server = make_server(STREAM_HEARTBEAT_SECONDS="1")
+        row = await factories.job(database, project_id)
+        async with (
+            client_of(server, key) as http,
+            opened(http, "/events") as stream,
+            opened(http, f"/jobs/{row.id}/events") as of_job,
+        ):
+            for each in (stream, of_job):
+                async with asyncio.timeout(3):
+                    async for line in each._lines:
+                        if line == ":":
+                            break
             async with database.transaction() as db:
                 await db.execute(text("UPDATE api_keys SET revoked_at = now()"))
-            assert await stream.end(17) == []
+            for each in (stream, of_job):
+                assert set(await each.end(9)) <= {":"}
 
 
 async def insert_events(

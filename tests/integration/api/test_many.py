@@ -106,9 +106,17 @@ async def test_many_are_cancelled_by_a_filter(
         {"filter": {"stat": ["queued"]}},
         {"filter": {"kind": "video"}},
         {"filter": {"q": "x"}},
+        # What looks like a condition and is none would let every job through.
+        {"filter": {"state": []}},
+        {"filter": {"state": [""]}},
+        {"filter": {"state": [{}]}},
+        {"filter": {"state": [None]}},
+        {"filter": {"kind": None}},
     ],
 )
 async def test_a_cancel_without_a_clear_filter_is_refused(
-    client: httpx.AsyncClient, body: dict[str, Any]
+    client: httpx.AsyncClient, database: Database, project_id: UUID, body: dict[str, Any]
 ) -> None:
+    row = await factories.job(database, project_id)
     assert (await client.post("/api/v1/jobs/cancel", json=body)).status_code == 422
+    assert (await client.get(f"/api/v1/jobs/{row.id}")).json()["state"] == "queued"
