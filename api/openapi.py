@@ -150,12 +150,13 @@ ACCEPTED_HEADERS = {
     "Location": _header("Where the job is: its `status_url`."),
     "Idempotent-Replayed": _header("`true` where the `Idempotency-Key` came before: nothing new was made."),
 }
+_KEY = r'^([!#-~][!-~]*|"([!#-\[\]-~]|\\["\\])+")$'
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "A name of your choice for this request, such as a UUID: 1 to 255 visible ASCII characters, bare or in "
     "double quotes (RFC 9651). Sent again with the same body within 7 days, it is answered as the first time.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": _KEY},
     "example": "8e03978e-40d5-43e8-bc93-6894a57f9324",
 }
 SUBMIT_PARAMETERS = [IDEMPOTENCY_KEY, _PREFER]

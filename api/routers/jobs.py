@@ -20,6 +20,7 @@ from api.openapi import (
     CANCEL_BODY,
     GET_PARAMETERS,
     JOB_HEADERS,
+    RESULT_HEADERS,
     SUBMIT_BODY,
     SUBMIT_PARAMETERS,
     answers,
@@ -351,7 +352,7 @@ async def delete(request: Request, job_id: JobId) -> Response:
     "/{job_id}/result",
     response_model=JobResult,
     summary="Fetch a job's result",
-    responses=answers(401, 403, 404, 409, 503, not_modified=True),
+    responses=answers(401, 403, 404, 409, 503, success={200: RESULT_HEADERS}, not_modified=True),
 )
 async def result(request: Request, job_id: JobId) -> Response:
     """What a succeeded job made; 409 says why there is nothing (yet). Pictures have the `url` of their bytes."""

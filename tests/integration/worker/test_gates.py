@@ -132,8 +132,8 @@ async def test_a_configured_limit_is_held_across_workers(
 async def test_a_storm_against_an_unknown_limit_finishes_with_few_refused_calls(
     database: Database, settings: Settings, simulator: RunningSimulator, workers: Workers
 ) -> None:
-    # 60 calls in any 6 seconds, which the provider names when it refuses (as 600 a minute).
-    simulator.configure(rpm={UPSTREAM: 60}, rate_window=6)
+    # 60 calls in any 3 seconds, which the provider names when it refuses (as 1,200 a minute).
+    simulator.configure(rpm={UPSTREAM: 60}, rate_window=3)
     await _submit(database, 120)
     async with AsyncExitStack() as stack:
         made = [await stack.enter_async_context(workers(name=name)) for name in ("a", "b", "c")]
@@ -148,8 +148,9 @@ async def test_a_storm_against_an_unknown_limit_finishes_with_few_refused_calls(
 async def test_jobs_of_a_paused_model_wait_without_attempts_and_say_why(
     database: Database, settings: Settings, simulator: RunningSimulator, workers: Workers
 ) -> None:
+    # The refusal names a limit of 20 a minute: 3 s lie between any two calls after it.
     await _submit(database, 1, prompt="[[sim:fault=429-retryinfo:2;times=1]]")
-    await _submit(database, 5)
+    await _submit(database, 1)
     async with workers() as worker:
         pump = Pump(database, settings, [worker])
         async with database.transaction() as db:
@@ -169,7 +170,7 @@ async def test_jobs_of_a_paused_model_wait_without_attempts_and_say_why(
         started = time.monotonic()
         await pump.until_all_final(database, timeout=20)
         assert time.monotonic() - started > 1
-    assert await _count(database, "state = 'succeeded'") == 6
+    assert await _count(database, "state = 'succeeded'") == 2
 
 
 async def test_a_provider_that_is_down_is_probed_not_stormed(
