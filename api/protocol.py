@@ -6,17 +6,46 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.hub import Hub
 
 #: Request line and headers together, in bytes.
 MAX_HEAD_BYTES = 64 * 1024
-_ANSWER = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
-_BODY = (
-    b'{"type":"/docs#error-headers_too_large","title":"Request header fields too large","status":431,'
-    b'"detail":"Request line and headers together are over the limit of 65,536 bytes.",'
-    b'"instance":"","code":"headers_too_large","request_id":""}'
+
+
+def _answer(status: int, title: str, code: str, detail: str) -> bytes:
+    """What is answered where there is no request yet, and so no address and no id: then the connection ends."""
+    body = orjson.dumps(
+        {
+            "type": f"/docs#error-{code}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "instance": "",
+            "code": code,
+            "request_id": "",
+        }
+    )
+    head = (
+        f"HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_TOO_LARGE = _answer(
+    431,
+    "Request header fields too large",
+    "headers_too_large",
+    f"Request line and headers together are over the limit of {MAX_HEAD_BYTES:,} bytes.",
+)
+_NO_HTTP = _answer(
+    400,
+    "Bad request",
+    "bad_request",
+    "This is no HTTP/1.1 as RFC 9112 has it: look at the request line, the headers, and how the body's length is said.",
 )
 
 
@@ -77,9 +106,20 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._head += len(data)
         if self._head > MAX_HEAD_BYTES and not self.transport.is_closing():
-            length = f"content-length: {len(_BODY)}\r\n\r\n".encode()
-            self.transport.write(_ANSWER + length + _BODY)
-            self.transport.close()
+            self._end(_TOO_LARGE)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """What came is no HTTP. Where an answer is still owed to a whole request before it, that one is given first."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started):
+            self._end(_NO_HTTP)
+        else:
+            cycle.keep_alive = False
+            self.flow.pause_reading()
+
+    def _end(self, answer: bytes) -> None:
+        self.transport.write(answer)
+        self.transport.close()
 
     def shutdown(self) -> None:
         super().shutdown()

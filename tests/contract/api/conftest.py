@@ -59,6 +59,8 @@ class Api:
     key: str
     jobs: list[str]
     artifacts: list[str]
+    #: A job that succeeded.
+    final: str
 
     @property
     def url(self) -> str:
@@ -71,14 +73,14 @@ async def api(settings: Settings, database: Database, tmp_path: Path) -> AsyncIt
     key = await factories.key(database)
     project = await factories.project(database)
     jobs, artifacts = [], [str(uuid4())]
-    for state in list(State) * 8:
+    for state in list(State) * 4:
         row = await factories.job(database, project, state=state)
         jobs.append(str(row.id))
         if state is State.SUCCEEDED:
             artifacts.append(str(await factories.artifact(database, row, b"\x89PNG" * 50_000)))
     made = Server(settings, tmp_path / "api.log", API_MAX_WAITING="1000")
     try:
-        yield Api(made, key, jobs, artifacts)
+        yield Api(made, key, jobs, artifacts, jobs[list(State).index(State.SUCCEEDED)])
     finally:
         made.process.kill()
         made.process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -162,6 +163,29 @@ async def test_headers_without_end_are_cut(server: Server) -> None:
         except ConnectionError:
             answer = b""  # cut before we had sent it all
     assert answer == b"" or answer.startswith(b"HTTP/1.1 431")
+
+
+async def test_an_answer_that_is_owed_comes_before_the_end_of_what_is_no_http(
+    server: Server, database: Database
+) -> None:
+    key = await factories.key(database)
+    body = b'{"kind":"text.generate","input":{"prompt":"x"}}'
+    submit = (
+        "POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(submit + b"this is no HTTP\r\n\r\n")
+        answer = b""
+        while piece := client.recv(1 << 16):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 202")
+    assert answer.count(b"HTTP/1.1") == 1
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(b"this is no HTTP\r\n\r\n")
+        head, _, problem = client.recv(1 << 16).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad request\r\ncontent-type: application/problem+json")
+    assert json.loads(problem)["code"] == "bad_request"
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ from tests.integration.shared.jobs.model import (
 )
 from worker.maintenance import Maintenance
 
-EXAMPLES, STEPS = 40, 50
+EXAMPLES, STEPS = 60, 50
 #: So few jobs that most steps meet one again.
 FEW = 12
 GRACE = UNIT
