@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -30,9 +31,7 @@ async def test_every_address_but_health_and_docs_needs_a_key(
             continue
         path, methods = getattr(route, "path", ""), getattr(route, "methods", None) or ()
         for method in methods:
-            response = await anonymous.request(
-                method, path.format(job_id="x", artifact_id="x", alias="x", name="x")
-            )
+            response = await anonymous.request(method, re.sub(r"\{\w+\}", "x", path))
             assert (response.status_code == 401) == (path not in OPEN), (method, path, response.status_code)
             assert isinstance(route, ProjectRoute) == (path not in OPEN)
             checked += 1
