@@ -13,8 +13,8 @@ from shared.events.schemas import EventView
 from shared.jobs.list_schemas import JobsCancel
 from shared.jobs.schemas import JobSubmit
 from shared.kinds import KINDS
-from shared.webhooks.schemas import Redeliver, SecretRotate, WebhookCreate, WebhookUpdate
 from shared.providers.catalog import catalog
+from shared.webhooks.schemas import Redeliver, SecretRotate, WebhookCreate, WebhookUpdate
 
 DESCRIPTION = """\
 Plantain runs generation jobs: submit one, poll it, fetch its result.
