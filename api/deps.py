@@ -91,6 +91,7 @@ class Services:
 
     async def close(self) -> None:
         self.hub.close()
+        await self.waiting.close()
         await self.readiness.close()
         await self.doorbell.close()
         await self.wakeups.close()

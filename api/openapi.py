@@ -86,9 +86,10 @@ def _header(description: str, kind: str = "string") -> dict[str, Any]:
 
 
 JOB_HEADERS = {
-    "ETag": _header("Names this version of the job."),
+    "ETag": _header("Names this version of the job and, while it is queued, its place."),
     "Retry-After": _header(
-        "Seconds to wait before the next poll; absent once the state is final.", "integer"
+        "Seconds to wait before the next poll, 1 to 60, from what is known of the job; absent once the state is final.",
+        "integer",
     ),
     "Preference-Applied": _header("`wait=N`, where `Prefer` asked for it."),
 }
@@ -96,7 +97,7 @@ _PREFER = {
     "name": "Prefer",
     "in": "header",
     "description": "`wait=N` (RFC 7240): answer when the job is final, or after N seconds (60 at most); with "
-    "`If-None-Match`, already when it has changed. `Preference-Applied` says that it was understood.",
+    "`If-None-Match`, already when it has changed (a better place in the queue alone does not count). `Preference-Applied` says that it was understood.",
     "schema": {"type": "string"},
     "example": "wait=30",
 }
@@ -171,7 +172,7 @@ GET_PARAMETERS = [
     {
         "name": "If-None-Match",
         "in": "header",
-        "description": "The `ETag` you have: 304 where the job has not changed since.",
+        "description": "The `ETag` you have: 304 where neither the job nor its place in the queue has changed since.",
         "schema": {"type": "string"},
     },
     _PREFER,

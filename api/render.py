@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 from sqlalchemy import Row
 from starlette.responses import Response
 
+from shared.jobs.outlook import Outlook
 from shared.jobs.queries import JobRow
-from shared.jobs.status import FINAL, WaitingReason
+from shared.jobs.status import FINAL
 from shared.jobs.views import PREFIX, dumps, job_view, money
 
 __all__ = [
@@ -104,17 +107,37 @@ def _event_job(row: Row[Any], public_url: str) -> dict[str, Any]:
     }
 
 
-def etag(row: JobRow, waiting: WaitingReason | None) -> str:
-    """The version, and with it the waiting reason: that may change without an event."""
-    return f'"{row.version}.{waiting}"' if waiting else f'"{row.version}"'
+def etag(row: JobRow, outlook: Outlook) -> str:
+    """The version, and what changes without an event: why it waits, and its place in the queue.
+
+    Weak while the answer says how long something has taken or will take: that moves all the time, and is no news.
+    """
+    if outlook.reason is None:
+        return f'W/"{row.version}"' if outlook.progress else f'"{row.version}"'
+    if outlook.position is None:
+        return f'W/"{row.version}.{outlook.reason}"'
+    return f'W/"{row.version}.{outlook.reason}.{outlook.position}"'
 
 
-def retry_after(row: JobRow) -> dict[str, str]:
-    """How long to wait before the next poll, in seconds; nothing once the job is final."""
+def changed_since(known: str, row: JobRow, outlook: Outlook) -> bool:
+    """Whether a job is another one than the ``If-None-Match`` names; that it moved up in its queue does not count."""
+    standing = f"{row.version}.{outlook.reason}" if outlook.reason else f"{row.version}"
+    return re.search(rf'"{re.escape(standing)}(\.[0-9]+)?"', known) is None and known.strip() != "*"
+
+
+def retry_after(row: JobRow, outlook: Outlook) -> dict[str, str]:
+    """How long to wait before the next poll, in whole seconds; nothing once the job is final.
+
+    Where its time is known, until then, else half of what it will probably take. A little is left to chance, so that
+    clients which were told at the same moment do not come back in step.
+    """
     if row.state in FINAL:
         return {}
-    seconds = _RETRY_SECONDS
+    chance = random.random()  # noqa: S311  no secret
     if row.waiting_until is not None:
         left = (row.waiting_until - datetime.now(UTC)).total_seconds()
-        seconds = min(max(math.ceil(left), _RETRY_SECONDS), _MAX_RETRY_SECONDS)
-    return {"Retry-After": str(seconds)}
+        seconds = math.ceil(left * (1 + 0.1 * chance))
+    else:
+        seconds = int((outlook.look_after or 0) * (0.9 + 0.2 * chance))
+    longest = _MAX_RETRY_SECONDS - int(6 * chance)
+    return {"Retry-After": str(min(max(seconds, _RETRY_SECONDS), longest))}

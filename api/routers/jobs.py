@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Annotated, Any
 from uuid import UUID
@@ -40,9 +41,10 @@ from shared.jobs.list_schemas import (
     JobsSummary,
     SummaryQuery,
 )
+from shared.jobs.outlook import Outlook
 from shared.jobs.queries import JobRow
 from shared.jobs.schemas import CancelReceipt, JobDetail, JobResult, JobSubmit, JobView
-from shared.jobs.status import FINAL, WaitingReason
+from shared.jobs.status import FINAL
 from shared.kinds import KINDS
 from shared.providers.catalog import catalog
 
@@ -50,6 +52,7 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"], route_class=ProjectRoute)
 
+_NO_HEADERS: Mapping[str, str] = {}
 #: A filter's longest values take a tenth of it.
 _MAX_FILTER_BYTES = 100_000
 
@@ -85,8 +88,8 @@ async def submit(request: Request) -> Response:
         row = await _until_final(request, job_id, wait) if job_id else None
     if row is None:
         return response
-    reason = await services.waiting.reason(row)
-    return idempotency.response_of(accepted(request, row, reason), prefer.applied(wait))
+    outlook = await services.waiting.outlook(row)
+    return idempotency.response_of(accepted(request, row, outlook), prefer.applied(wait))
 
 
 async def _submit(request: Request, services: Services) -> Response:
@@ -103,13 +106,17 @@ async def _submit_once(request: Request, services: Services, data: bytes) -> Res
     job = await body.worked_on(len(data), job_of, data, text_limit(services.settings))
     row = await services.jobs.submit(caller_of(request).project_id, job)
     request.scope["job_id"] = row.id  # for the log
-    return idempotency.response_of(accepted(request, row, await services.waiting.reason(row)))
+    return idempotency.response_of(accepted(request, row, await services.waiting.first_outlook(row)))
 
 
-def accepted(request: Request, row: JobRow, waiting: WaitingReason | None) -> Answer:
+def accepted(request: Request, row: JobRow, outlook: Outlook) -> Answer:
     """202 with the new job."""
-    view = render.job_view(row, waiting, request.scope["public_url"])
-    headers = {"Location": view["status_url"], "ETag": render.etag(row, waiting), **render.retry_after(row)}
+    view = render.job_view(row, outlook, request.scope["public_url"])
+    headers = {
+        "Location": view["status_url"],
+        "ETag": render.etag(row, outlook),
+        **render.retry_after(row, outlook),
+    }
     return Answer(202, headers, render.dumps(view))
 
 
@@ -147,8 +154,7 @@ async def store_keyed(request: Request, claim: Claim, draft: Draft) -> Answer:
     in_queue = await services.waiting.reason_in(draft.row["queue"])
 
     def answer_of(row: JobRow) -> Answer:
-        waiting = WaitingReason(row.waiting_reason) if row.waiting_reason else in_queue
-        return accepted(request, row, waiting)
+        return accepted(request, row, services.waiting.of_new(row, in_queue))
 
     row, answer = await services.jobs.submit_keyed(draft, claim, answer_of)
     request.scope["job_id"] = row.id  # for the log
@@ -223,26 +229,25 @@ async def get(request: Request) -> Response:
     job_id, wait = job_id_of(request.path_params["job_id"]), request.headers.get("prefer")
     if wait is not None and (seconds := prefer.wait_seconds(wait)) is not None:
         row = await _waited(request, job_id, seconds)
-        headers = {"Cache-Control": "private, no-cache", **render.retry_after(row), **prefer.applied(seconds)}
+        applied: Mapping[str, str] = prefer.applied(seconds)
     else:
-        row = await services.jobs.get(caller_of(request).project_id, job_id)
-        headers = {"Cache-Control": "private, no-cache", **render.retry_after(row)}
-    waiting = await services.waiting.reason(row)
+        row, applied = await services.jobs.get(caller_of(request).project_id, job_id), _NO_HEADERS
+    outlook = await services.waiting.outlook(row)
+    headers = {"Cache-Control": "private, no-cache", **render.retry_after(row, outlook), **applied}
     view = None
     if request.scope["query_string"] and _wants_attempts(request):
         attempts = await services.jobs.attempts(row.id)
-        view = render.dumps(
-            render.job_view(row, waiting, request.scope["public_url"])
-            | {"attempts": [render.attempt_view(attempt) for attempt in attempts]}
-        )
+        shown = [render.attempt_view(attempt) for attempt in attempts]
+        view = render.dumps(render.job_view(row, outlook, request.scope["public_url"]) | {"attempts": shown})
         # Attempts change without a new version: being sent is no event.
-        headers["ETag"] = f'"{blake2b(view, digest_size=12).hexdigest()}"'
+        news = render.dumps([render.etag(row, outlook), shown])
+        headers["ETag"] = f'W/"{blake2b(news, digest_size=12).hexdigest()}"'
     else:
-        headers["ETag"] = render.etag(row, waiting)
+        headers["ETag"] = render.etag(row, outlook)
     if conditional.matches(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     if view is None:
-        view = render.dumps(render.job_view(row, waiting, request.scope["public_url"]))
+        view = render.dumps(render.job_view(row, outlook, request.scope["public_url"]))
     return render.JsonResponse(view, headers=headers)
 
 
@@ -252,9 +257,8 @@ async def _waited(request: Request, job_id: UUID, seconds: int) -> Row[Any]:
     known = None if request.scope["query_string"] else request.headers.get("if-none-match")
 
     async def is_news(row: Row[Any]) -> bool:
-        return row.state in FINAL or not conditional.matches(
-            known, render.etag(row, await services.waiting.reason(row))
-        )
+        outlook = Outlook(await services.waiting.reason(row))
+        return row.state in FINAL or render.changed_since(known or "", row, outlook)
 
     with services.hub.place():
         return await wait_until(request, job_id, is_news if known else is_final, seconds)
@@ -284,7 +288,7 @@ async def list_jobs(request: Request, query: Annotated[JobQuery, Query()]) -> Re
     services = services_of(request)
     rows, cursor = await services.lists.page(caller_of(request).project_id, query)
     public_url = request.scope["public_url"]
-    items = [render.job_view(row, await services.waiting.reason(row), public_url) for row in rows]
+    items = [render.job_view(row, await services.waiting.outlook(row), public_url) for row in rows]
     return render.JsonResponse({"items": items, "next_cursor": cursor})
 
 
@@ -324,10 +328,10 @@ async def cancel(request: Request, job_id: JobId) -> Response:
     services = services_of(request)
     found = request.scope["job_id"] = job_id_of(job_id)  # for the log, too
     cancelled = await services.jobs.cancel(caller_of(request).project_id, found)
-    waiting = await services.waiting.reason(cancelled.job)
+    outlook = await services.waiting.outlook(cancelled.job)
     return render.JsonResponse(
         {
-            "job": render.job_view(cancelled.job, waiting, request.scope["public_url"]),
+            "job": render.job_view(cancelled.job, outlook, request.scope["public_url"]),
             "outcome": cancelled.outcome,
             "provider_called": cancelled.provider_called,
             "cost_usd": cancelled.job.cost_usd,

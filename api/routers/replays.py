@@ -47,7 +47,7 @@ async def replay(request: Request, job_id: JobId) -> Response:
         if not idempotency.is_keyed(request):
             row = await services.jobs.store(await _draft(request, source, changes, len(data)))
             request.scope["job_id"] = row.id  # for the log
-            return idempotency.response_of(accepted(request, row, await services.waiting.reason(row)))
+            return idempotency.response_of(accepted(request, row, await services.waiting.first_outlook(row)))
         claim = await body.worked_on(len(data), idempotency.claim_of, request, data, changes)
 
         async def work() -> Answer:

@@ -94,6 +94,23 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EstimatedStart:
+    """When a queued job will probably have started."""
+
+    p50: datetime
+    p90: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How long a running job's attempt has taken, and how long those of its model take; seconds."""
+
+    elapsed: float
+    p50: float
+    p90: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A job as it was when the answer was made."""
 
@@ -107,6 +124,10 @@ class Job:
     #: Why a queued job does not run yet.
     waiting_reason: str | None = None
     waiting_until: datetime | None = None
+    #: Its place in its queue, 1 is the next; None where it is in none, or nobody knows.
+    queue_position: int | None = None
+    estimated_start: EstimatedStart | None = None
+    progress: Progress | None = None
     attempt: int
     max_attempts: int
     timeout: float

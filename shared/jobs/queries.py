@@ -29,7 +29,11 @@ VIEW = """
     j.model_version, j.usage, j.cost_usd, j.replay_of, j.keep_seconds,
     CASE WHEN j.state = 'queued' AND (j.scheduled_at > now() OR j.published_at IS NULL)
          THEN j.waiting_reason END AS waiting_reason,
-    CASE WHEN j.state = 'queued' AND j.scheduled_at > now() THEN j.scheduled_at END AS waiting_until
+    CASE WHEN j.state = 'queued' AND j.scheduled_at > now() THEN j.scheduled_at END AS waiting_until,
+    j.published_at,
+    CASE WHEN j.state = 'running' THEN (
+        SELECT extract(epoch FROM now() - a.claimed_at)::float8 FROM attempts a
+        WHERE a.job_id = j.id AND a.number = j.attempt) END AS elapsed
 """
 
 
@@ -74,6 +78,11 @@ class NewJob(NamedTuple):
     model_version: None = None
     usage: None = None
     cost_usd: Decimal = Decimal(0)
+    elapsed: None = None
+
+    @property
+    def published_at(self) -> datetime | None:
+        return self.created_at if self.published else None
 
     @property
     def published(self) -> bool:

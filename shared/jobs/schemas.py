@@ -117,6 +117,21 @@ class JobWarning(BaseModel):
     message: str
 
 
+class EstimatedStart(BaseModel):
+    """When a queued job will probably have started. An estimate, from how long jobs took of late: nothing is promised."""
+
+    p50: Annotated[datetime, Field(description="As likely as not it has started by then.")]
+    p90: Annotated[datetime, Field(description="In nine cases of ten it has.")]
+
+
+class Progress(BaseModel):
+    """How far the present attempt of a running job is, and how long those of its model took of late."""
+
+    elapsed: Annotated[float, Field(description="Seconds since it began.")]
+    p50: Annotated[float, Field(description="Half of the attempts take no longer, seconds.")]
+    p90: Annotated[float, Field(description="Nine in ten take no longer, seconds.")]
+
+
 class JobView(BaseModel):
     """A job as a client sees it."""
 
@@ -127,7 +142,22 @@ class JobView(BaseModel):
     state: State
     version: Annotated[int, Field(description="Goes up with every change.")]
     waiting_reason: Annotated[WaitingReason | None, Field(description="Why a queued job does not run yet.")]
-    waiting_until: datetime | None
+    waiting_until: Annotated[datetime | None, Field(description="It will not start before this time.")]
+    queue_position: Annotated[
+        int | None,
+        Field(
+            description="Place in its queue (one for each kind and priority): 1 is the next. As it was a second or so ago; "
+            "null where the job is not queued, or waits for its time or for its model instead, or where it is not known. "
+            "100001 stands for all that is beyond."
+        ),
+    ]
+    estimated_start: Annotated[
+        EstimatedStart | None,
+        Field(
+            description="An estimate. Null where nothing can be foretold: no worker, or a model that is limited or paused."
+        ),
+    ]
+    progress: Annotated[Progress | None, Field(description="Of a running job.")]
     attempt: Annotated[int, Field(description="Attempts begun so far.")]
     max_attempts: int
     timeout: float

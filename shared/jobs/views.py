@@ -10,15 +10,16 @@ from typing import Any
 
 import orjson
 
+from shared.jobs.outlook import Outlook
 from shared.jobs.queries import JobRow
-from shared.jobs.status import WaitingReason
 
 PREFIX = "/api/v1"
 
 
-def job_view(row: JobRow, waiting: WaitingReason | None, public_url: str) -> dict[str, Any]:
+def job_view(row: JobRow, outlook: Outlook, public_url: str) -> dict[str, Any]:
     """``schemas.JobView`` of a row of ``queries.VIEW``."""
     url = f"{public_url}{PREFIX}/jobs/{row.id}"
+    start = outlook.start
     return {
         "id": row.id,
         "kind": row.kind,
@@ -26,8 +27,11 @@ def job_view(row: JobRow, waiting: WaitingReason | None, public_url: str) -> dic
         "priority": row.priority,
         "state": row.state,
         "version": row.version,
-        "waiting_reason": waiting,
+        "waiting_reason": outlook.reason,
         "waiting_until": row.waiting_until,
+        "queue_position": outlook.position,
+        "estimated_start": start and {"p50": start.p50, "p90": start.p90},
+        "progress": outlook.progress and outlook.progress._asdict(),
         "attempt": row.attempt,
         "max_attempts": row.max_attempts,
         "timeout": row.timeout_seconds,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 #: A worker that has not been heard of for this long counts as gone.
@@ -31,6 +32,11 @@ _FORGET = text("""
 _ALIVE = text("""
     SELECT queue, count(*) AS alive FROM workers CROSS JOIN unnest(queues) AS queue
     WHERE heartbeat_at > now() - make_interval(secs => :alive) GROUP BY queue
+""")
+
+_GROUPS = text("""
+    SELECT queues, sum(concurrency)::int AS slots FROM workers
+    WHERE heartbeat_at > now() - make_interval(secs => :alive) GROUP BY queues
 """)
 
 
@@ -60,3 +66,8 @@ async def forget(db: AsyncConnection, *, after: float, limit: int) -> None:
 async def alive(db: AsyncConnection) -> dict[str, int]:
     """How many live workers take jobs from each queue; one that nobody serves is not in the answer."""
     return {row.queue: row.alive for row in await db.execute(_ALIVE, {"alive": ALIVE_SECONDS})}
+
+
+async def groups(db: AsyncConnection) -> Sequence[Row[Any]]:
+    """Live workers by the ``queues`` that they take jobs from, and the ``slots`` of each group."""
+    return (await db.execute(_GROUPS, {"alive": ALIVE_SECONDS})).all()

@@ -23,6 +23,7 @@ from shared.db import Database
 from shared.events import queries as events
 from shared.events.horizon import Horizon
 from shared.events.types import OF_JOBS
+from shared.jobs.outlook import Outlook
 from shared.jobs.queries import VIEW
 from shared.jobs.views import dumps, job_view
 from shared.jobs.waiting import Waiting
@@ -146,7 +147,7 @@ class Feed:
         """The message: the job as a client sees it now, which may be after further events."""
         data = event.data
         if event.job_id is not None:
-            data = job_view(event, await self._waiting.reason(event), self._public_url)
+            data = job_view(event, Outlook(await self._waiting.reason(event)), self._public_url)
         return dumps({"type": event.type, "timestamp": event.event_time, "data": data}).decode()
 
 

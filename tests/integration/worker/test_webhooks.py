@@ -17,6 +17,7 @@ from shared.config import Settings
 from shared.db import Database
 from shared.events.types import EventType
 from shared.jobs import queries as jobs
+from shared.jobs.outlook import SETTLED
 from shared.jobs.status import State
 from shared.wakeups import Wakeups
 from shared.webhooks import sending
@@ -136,7 +137,7 @@ async def test_a_jobs_events_reach_those_who_want_them_signed(
     assert message["type"] == "job.succeeded"
     async with database.transaction() as db:
         row = (await jobs.get(db, [job]))[job]
-    shown = render.dumps(render.job_view(row, None, ""))
+    shown = render.dumps(render.job_view(row, SETTLED, ""))
     assert render.dumps(message["data"]) == shown
     assert "webhook_url" not in message["data"]
     (event,) = await table.ask(

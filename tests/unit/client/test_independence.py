@@ -78,6 +78,8 @@ def test_neither_face_has_more_than_the_other() -> None:
         (models.Job, jobs.JobDetail),
         (models.Attempt, jobs.AttemptView),
         (models.JobProblem, jobs.JobProblem),
+        (models.EstimatedStart, jobs.EstimatedStart),
+        (models.Progress, jobs.Progress),
         (models.JobWarning, jobs.JobWarning),
         (models.JobResult, jobs.JobResult),
         (models.JobPage, lists.JobPage),
