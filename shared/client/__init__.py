@@ -46,6 +46,7 @@ from shared.client.models import (
     Output,
     SubmitOptions,
     Summary,
+    Upload,
 )
 from shared.client.operations import picture
 from shared.client.retrying import Retries
@@ -85,6 +86,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "UnexpectedAnswer",
+    "Upload",
     "ValidationFailed",
     "WaitTimeout",
     "WebhookInvalid",

@@ -22,6 +22,7 @@ from shared.client.models import (
     JobsCancelled,
     SubmitOptions,
     Summary,
+    Upload,
 )
 from shared.client.operations import Operations
 from shared.client.retrying import Retries
@@ -112,6 +113,10 @@ class AsyncPlantain:
     ) -> Job:
         """See ``Plantain.replay``."""
         return await self._run(self._do.replay(job_id, changes, idempotency_key=idempotency_key))
+
+    async def upload(self, source: bytes | Path) -> Upload:
+        """See ``Plantain.upload``."""
+        return await self._run(self._do.upload(source))
 
     async def delete(self, job_id: str) -> None:
         """Deletes a final job with its pictures."""

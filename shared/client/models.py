@@ -202,6 +202,24 @@ class JobResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A file that jobs may refer to; ``picture`` takes it. The same bytes, uploaded again, are the same one."""
+
+    id: str
+    filename: str | None = None
+    media_type: str
+    byte_size: int
+    sha256: str
+    width: int | None = None
+    height: int | None = None
+    created_at: datetime
+    #: It is kept until then, and for as long as a job refers to it.
+    expires_at: datetime
+    url: str
+    content_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventJob:
     """The job of an event as it was when the event was sent."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import time
@@ -27,6 +28,7 @@ from shared.client.models import (
     JobsCancelled,
     SubmitOptions,
     Summary,
+    Upload,
 )
 from shared.client.retrying import Retries, answered
 from shared.client.steps import Emit, Pause, Request, Steps
@@ -39,8 +41,10 @@ _GRACE = 30.0
 _PAGE = 200
 
 
-def picture(source: bytes | Path) -> dict[str, str]:
-    """An entry of ``input_images``: a picture's file, or its bytes."""
+def picture(source: bytes | Path | Upload) -> dict[str, str]:
+    """An entry of ``input_images``: a picture's file, its bytes, or what was uploaded."""
+    if isinstance(source, Upload):
+        return {"upload_id": source.id}
     data = source.read_bytes() if isinstance(source, Path) else source
     return {"data": base64.b64encode(data).decode()}
 
@@ -67,6 +71,12 @@ class Operations:
         request = _waiting(_post(_JOBS, body, idempotency_key or str(uuid4())), _Clock(wait).whole_seconds())
         response = yield from answered(request, self.retries)
         return decode(Job, _json(response))
+
+    def upload(self, source: bytes | Path) -> Steps[Upload]:
+        """The server knows a file by its bytes, so sending it again makes no second one."""
+        name, data = (source.name, source.read_bytes()) if isinstance(source, Path) else ("picture", source)
+        response = yield from answered(_form(name, data), self.retries)
+        return decode(Upload, _json(response))
 
     def replay(
         self, job_id: str, changes: Mapping[str, Any] | None, *, idempotency_key: str | None
@@ -188,6 +198,21 @@ def _post(path: str, body: Any = None, idempotency_key: str | None = None) -> Re
     return Request(
         "POST", path, headers={**headers, "content-type": "application/json"}, content=content.encode()
     )
+
+
+def _form(name: str, data: bytes) -> Request:
+    """A file and its digest as multipart/form-data (RFC 7578)."""
+    boundary = uuid4().hex
+    digest = hashlib.sha256(data).hexdigest()
+    shown = "".join(char for char in name if char.isprintable() and char not in '"\\')
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="sha256"\r\n\r\n{digest}\r\n'
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{shown}"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    )
+    content = b"".join([head.encode(), data, f"\r\n--{boundary}--\r\n".encode()])
+    headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
+    return Request("POST", "/api/v1/uploads", headers=headers, content=content)
 
 
 def _waiting(request: Request, seconds: int) -> Request:

@@ -22,6 +22,7 @@ from shared.client.models import (
     JobsCancelled,
     SubmitOptions,
     Summary,
+    Upload,
 )
 from shared.client.operations import Operations
 from shared.client.retrying import Retries
@@ -136,6 +137,10 @@ class Plantain:
     ) -> Job:
         """A new job that asks for the same, with changes as a JSON merge patch (RFC 7396)."""
         return self._run(self._do.replay(job_id, changes, idempotency_key=idempotency_key))
+
+    def upload(self, source: bytes | Path) -> Upload:
+        """Gives the server a picture that several jobs will use; see ``picture``. The same bytes are stored once."""
+        return self._run(self._do.upload(source))
 
     def delete(self, job_id: str) -> None:
         """Deletes a final job with its pictures."""

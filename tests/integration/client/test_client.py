@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from PIL import Image
 from sqlalchemy import text
 
 from shared.client import (
@@ -25,6 +26,7 @@ from shared.client import (
     ValidationFailed,
     WaitTimeout,
     operations,
+    picture,
 )
 from shared.db import Database
 from shared.jobs.status import State
@@ -227,6 +229,17 @@ class TestStreams:
         proxy.heal()
         events = await following
         assert [event.job_id for event in events] == [str(first.id), str(second.id)]
+
+
+async def test_a_file_is_uploaded_once(face: Face, proxy: Proxy, tmp_path: Path) -> None:
+    image, file = Image.effect_noise((64, 48), 50), tmp_path / 'a "plantain".png'
+    image.save(file)
+    proxy.break_after(0, 0)
+    upload = await face("upload", file)
+    assert (upload.media_type, upload.width, upload.height) == ("image/png", 64, 48)
+    assert upload.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (await face("upload", file.read_bytes())).id == upload.id
+    assert picture(upload) == {"upload_id": upload.id}
 
 
 class TestDownloads:

@@ -20,6 +20,7 @@ from shared.events import schemas as events
 from shared.jobs import list_schemas as lists
 from shared.jobs import schemas as jobs
 from shared.jobs.status import FINAL, OnUnknown, Priority
+from shared.uploads import schemas as uploads
 
 ROOT = Path(__file__).resolve().parents[3]
 _HEAVY = (
@@ -91,6 +92,7 @@ def test_neither_face_has_more_than_the_other() -> None:
         (models.CostCounts, lists.CostCounts),
         (models.Event, events.EventView),
         (models.EventJob, events.EventJob),
+        (models.Upload, uploads.UploadView),
     ],
 )
 def test_the_models_have_the_servers_fields(ours: Any, theirs: type[BaseModel]) -> None:
