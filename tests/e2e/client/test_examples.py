@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -71,7 +72,7 @@ def ran(
 ) -> Ran:
     """What the chosen examples printed; several run at a time, as most of theirs is waiting."""
     chosen = [
-        item.callspec.params["example"]
+        cast(Example, item.callspec.params["example"])
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.module is request.module and hasattr(item, "callspec")
     ]
