@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from api.budget import Budget
+from api.deltas import Deltas
 from api.hub import Hub
 from api.readiness import Readiness
 from api.tail import Tail
@@ -48,6 +49,7 @@ class Services:
     doorbell: Doorbell
     wakeups: Wakeups
     hub: Hub
+    deltas: Deltas
     events: EventService
     tail: Tail
     jobs: JobService
@@ -75,6 +77,7 @@ class Services:
             doorbell=doorbell,
             wakeups=wakeups,
             hub=hub,
+            deltas=Deltas(settings),
             events=events,
             tail=Tail(events, database, hub, settings.public_url or ""),
             jobs=JobService(database, settings, doorbell, wakeups),
@@ -92,6 +95,7 @@ class Services:
     async def close(self) -> None:
         self.hub.close()
         await self.waiting.close()
+        await self.deltas.close()
         await self.readiness.close()
         await self.doorbell.close()
         await self.wakeups.close()

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from api.errors import CODES, PROBLEM, Problem
-from shared.events.schemas import EventView
+from shared.events.schemas import DeltaView, EventView
 from shared.jobs.list_schemas import JobsCancel
 from shared.jobs.schemas import JobSubmit
 from shared.kinds import KINDS
@@ -146,6 +146,13 @@ STREAM: dict[int | str, dict[str, Any]] = {
     }
 }
 RESULT_HEADERS = {"ETag": _header("Names this version of the result.")}
+JOB_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        **STREAM[200],
+        "description": "Server-sent events; the `data` of each is an `EventView`, that of those named `delta` a "
+        "`DeltaView`, and a comment comes every 15 s",
+    }
+}
 ACCEPTED_HEADERS = {
     **JOB_HEADERS,
     "Location": _header("Where the job is: its `status_url`."),
@@ -361,6 +368,7 @@ def _schemas() -> dict[str, Any]:
         Problem,
         JobSubmit,
         EventView,
+        DeltaView,
         JobsCancel,
         WebhookCreate,
         WebhookUpdate,

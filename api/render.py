@@ -8,10 +8,12 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row
 from starlette.responses import Response
 
+from shared.deltas import Delta
 from shared.jobs.outlook import Outlook
 from shared.jobs.queries import JobRow
 from shared.jobs.status import FINAL
@@ -21,6 +23,7 @@ __all__ = [
     "PREFIX",
     "JsonResponse",
     "attempt_view",
+    "delta",
     "dumps",
     "etag",
     "job_view",
@@ -105,6 +108,12 @@ def _event_job(row: Row[Any], public_url: str) -> dict[str, Any]:
         "status_url": url,
         "result_url": f"{url}/result",
     }
+
+
+def delta(job_id: UUID, piece: Delta) -> bytes:
+    """A piece of a text as a server-sent event. It has no id: ``Last-Event-ID`` stays that of the last stored event."""
+    view = {"job_id": job_id, "attempt": piece.attempt, "offset": piece.offset, "text": piece.text}
+    return b"event: delta\ndata: %s\n\n" % dumps(view)
 
 
 def etag(row: JobRow, outlook: Outlook) -> str:

@@ -23,7 +23,7 @@ from shared.jobs.status import FINAL
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies must not collect it
 #: How long a client that lost the stream waits before it comes back, milliseconds.
 _RETRY = b"retry: 1000\n"
-_FINAL_TYPES = frozenset(f"job.{state}" for state in FINAL)
+FINAL_TYPES = frozenset(f"job.{state}" for state in FINAL)
 
 
 class _TooSlow(Exception):
@@ -123,7 +123,7 @@ class JobStream(EventStream):
                     await self.write(
                         b"".join(render.sse(row, self.request.scope["public_url"]) for row in rows)
                     )
-                    if rows[-1].type in _FINAL_TYPES:
+                    if rows[-1].type in FINAL_TYPES:
                         return
                 if not await self.pause(LOOK_SECONDS):
                     return

@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     # Jobs.
     job_timeout: Annotated[float, Field(ge=1, le=3600)] = 300
     job_max_attempts: Annotated[int, Field(ge=1, le=20)] = 5
+    #: How long a provider's stream that has begun may be silent, seconds; a job's own timeout holds all the same.
+    stream_idle_timeout: Annotated[float, Field(gt=0)] = 60
     retry_base_seconds: Annotated[float, Field(gt=0)] = 2
     retry_cap_seconds: Annotated[float, Field(gt=0)] = 300
     #: A queued job whose message was not taken for this long is published again.

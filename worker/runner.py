@@ -46,6 +46,7 @@ from shared.providers.catalog import ModelSpec, catalog
 from shared.providers.pricing import estimate
 from shared.wakeups import Wakeups
 from worker.accounts import Account
+from worker.deltas import DeltaSender, LiveText
 from worker.flights import Flight, Flights
 from worker.gatekeeper import Gatekeeper
 from worker.recorder import NOT_OURS, RETRY_SECONDS, Recorder
@@ -78,6 +79,8 @@ class Prepared:
     account: Account
     #: The model has a gate, and it let this job through.
     gated: bool
+    #: Takes the text as it is made, where somebody wants that.
+    live: LiveText | None
 
 
 class Runner:
@@ -100,6 +103,7 @@ class Runner:
         self._name = name
         self._gates = Gatekeeper(database, settings)
         self._recorder = Recorder(database, wakeups)
+        self._deltas = DeltaSender(wakeups.redis)
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
         self._claims: Coalescer[UUID, Row[Any] | bool] = Coalescer(
             self._claim_batch, is_shared_fault=is_unavailable
@@ -111,6 +115,10 @@ class Runner:
         self._notes: Coalescer[dict[str, Any], bool] = Coalescer(
             self._note_batch, is_shared_fault=is_unavailable
         )
+
+    async def close(self) -> None:
+        """Passes on what text there is; to be called when nothing runs any more."""
+        await self._deltas.close()
 
     async def run(self, job_id: UUID) -> str:
         """Runs one attempt of a job, if it may run now. Answers what became of it, for people.
@@ -158,9 +166,13 @@ class Runner:
         if not await self._may_call(flight, prepared.account.estimate):
             return await self._give_back(flight)
         await checkpoint("sent", row.id)
-        ending, images = await self._call(flight, prepared)
-        await checkpoint("answered", row.id)
-        what = await self._recorder.record(flight, ending, prepared.project_id, images)
+        try:
+            ending, images = await self._call(flight, prepared)
+            await checkpoint("answered", row.id)
+            what = await self._recorder.record(flight, ending, prepared.project_id, images)
+        finally:
+            if prepared.live is not None:
+                prepared.live.end()
         await checkpoint("recorded", row.id)
         return what
 
@@ -205,6 +217,9 @@ class Runner:
             timeout=row.timeout_seconds,
             account=Account(model, driver.provider, estimate(model, request, datetime.now(UTC))),
             gated=row.gated,
+            live=self._deltas.open(row.id, row.attempt, row.timeout_seconds + RECORD_GRACE_SECONDS)
+            if row.stream
+            else None,
         )
 
     async def _load_inputs(self, job_id: UUID) -> list[ImageBytes]:
@@ -242,7 +257,9 @@ class Runner:
 
     async def _call(self, flight: Flight, prepared: Prepared) -> tuple[dict[str, Any], Sequence[ImageBytes]]:
         """Calls the provider; answers how the attempt ends and the pictures that came."""
-        call = Call(flight.job.job_id, flight.job.number, prepared.model, prepared.timeout)
+        live = prepared.live
+        on_text = live.add if live is not None else None
+        call = Call(flight.job.job_id, flight.job.number, prepared.model, prepared.timeout, on_text)
         flight.call = asyncio.create_task(self._generate(prepared, call))
         try:
             if flight.cancelled or flight.fenced:
@@ -263,6 +280,8 @@ class Runner:
             ), ()
         finally:
             flight.call = None
+        if live is not None and not prepared.driver.streams and generation.text:
+            live.add(generation.text)
         await self._gates.answered(prepared.model.alias, gated=prepared.gated)
         return await self._ending(flight.job, prepared, generation)
 

@@ -152,5 +152,6 @@ class Runtime:
         with contextlib.suppress(Exception):
             await self._flights.say_goodbye()
         await self._drivers.aclose()
+        await self._runner.close()
         await self._wakeups.close()
         await self._database.close()

@@ -6,9 +6,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.deps import ProjectRoute, caller_of, services_of
-from api.openapi import EVENT_PARAMETERS, JOB_ID_PARAMETER, STREAM, answers
+from api.openapi import EVENT_PARAMETERS, JOB_ID_PARAMETER, JOB_STREAM, STREAM, answers
 from api.routers.jobs import job_id_of
 from api.streams import JobStream, ProjectStream
+from api.text_stream import TextStream
 from shared.events.service import invalid_last_event_id
 from shared.jobs.status import FINAL
 
@@ -22,11 +23,18 @@ _DIGITS = 18
     "/jobs/{job_id}/events",  # noqa: FAST003  read by hand
     response_class=Response,
     summary="Follow a job",
-    responses={**answers(400, 401, 403, 404, 422, 503), **STREAM, 204: {"description": "Nothing is to come"}},
+    responses={
+        **answers(400, 401, 403, 404, 422, 503),
+        **JOB_STREAM,
+        204: {"description": "Nothing is to come"},
+    },
     openapi_extra={"parameters": [JOB_ID_PARAMETER, *EVENT_PARAMETERS]},
 )
 async def of_job(request: Request) -> Response:
     """The job's events from its first one on, as server-sent events; the stream ends after the final one.
+
+    Between them, a job with `stream` tells its text as it is made, in events named `delta`, which have no `id` and are best
+    effort; the pieces of the attempt that succeeds come to the whole text before its final event, whatever was lost.
 
     With `Last-Event-ID`, those after that one; 204 where the job is final and there are none, which tells a
     browser's EventSource not to come back.
@@ -37,7 +45,7 @@ async def of_job(request: Request) -> Response:
     request.scope["job_id"] = job_id  # for the log
     if after and job.state in FINAL and not await services.events.of_job(job_id, after):
         return Response(status_code=204)
-    return JobStream(request, job_id, after)
+    return TextStream(request, job, after) if job.stream else JobStream(request, job_id, after)
 
 
 @router.get(

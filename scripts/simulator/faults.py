@@ -19,6 +19,8 @@ BODY = "body"  # 200 with a body that is wrong as a whole
 DELIVERY = "delivery"  # the answer is right, and does not arrive as it should
 
 GEMINI, GATEWAY = "gemini", "gateway"
+#: A streamed call of the Gemini form, which has that form's faults and some of its own.
+GEMINI_STREAM = "gemini stream"
 BOTH = (GEMINI, GATEWAY)
 
 
@@ -33,6 +35,10 @@ class Fault:
     forms: tuple[str, ...] = BOTH
     #: Whether the call counts as billed: whatever got as far as the model's work does.
     billed: bool = True
+
+    def exists_in(self, form: str) -> bool:
+        """Whether a call of this form can meet it."""
+        return form in self.forms or (form == GEMINI_STREAM and GEMINI in self.forms)
 
 
 def _refusal(summary: str, argument: str = "") -> Fault:
@@ -61,6 +67,12 @@ FAULTS: dict[str, Fault] = {
     "stall": Fault(DELIVERY, "no byte of an answer for the argument's seconds, then a reset", "600"),
     "stall-midbody": Fault(
         DELIVERY, "half of the body, silence for the argument's seconds, then a reset", "600"
+    ),
+    "stream-error": Fault(
+        CONTENT, "half of the parts, then an error as an event; argument: its status", "503", (GEMINI_STREAM,)
+    ),
+    "stream-unfinished": Fault(
+        CONTENT, "half of the parts, then an end in order, without a finish reason", forms=(GEMINI_STREAM,)
     ),
     "empty-200": Fault(BODY, "200 with an empty body"),
     "empty-object": Fault(BODY, "200 with `{}`"),
@@ -207,10 +219,10 @@ class FaultPicker:
     def pick(self, form: str, asked: tuple[Asked, ...], rates: dict[str, float], job: str) -> Asked | None:
         """The fault of this call, or None. Faults that the form does not have are passed over."""
         for one in asked:
-            if form in one.fault.forms and (one.times is None or self._still_due(one, job)):
+            if one.fault.exists_in(form) and (one.times is None or self._still_due(one, job)):
                 return one
         for name, rate in rates.items():
-            if form in FAULTS[name].forms and self._rng.random() < rate:
+            if FAULTS[name].exists_in(form) and self._rng.random() < rate:
                 return Asked(name, FAULTS[name].argument)
         return None
 

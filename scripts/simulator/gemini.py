@@ -10,7 +10,7 @@ from .delivery import Reply, deliver, deliver_stream, html_page
 from .errors import GoogleError, invalid_argument
 from .exchange import JSON, BodyTooLarge, ClientLeft, Exchange
 from .facts import REROUTED, Model
-from .faults import GEMINI, REFUSAL, Asked, UnknownFault, job_key, read_directives
+from .faults import GEMINI, GEMINI_STREAM, REFUSAL, Asked, UnknownFault, job_key, read_directives
 from .gemini_answer import build, chunks
 from .gemini_request import Order, understand
 from .limits import limit_of
@@ -92,7 +92,8 @@ async def _answer(sim: Simulator, exchange: Exchange, call: Call, version: str, 
         raise errors.rate_limited(model.id, 1.0, _CONCURRENT, str(limit_of(limits, model.id)))
     try:
         key = job_key(call.job, order.prompt)
-        fault = sim.faults.pick(GEMINI, directives.faults, sim.settings.fault_rates, key)
+        form = GEMINI_STREAM if stream else GEMINI
+        fault = sim.faults.pick(form, directives.faults, sim.settings.fault_rates, key)
         if fault is not None:
             call.outcome = f"fault:{fault.name}"
         if fault is not None and fault.fault.stage == REFUSAL:
@@ -129,11 +130,24 @@ async def _work(
     if not stream:
         await deliver(exchange, Reply(200, orjson.dumps(response)), fault)
         return
-    messages = chunks(response)
+    messages = _spoiled(chunks(response), order.model.id, fault)
     sse = exchange.query.get("alt") == "sse"
     pause = seconds * (1 - _FIRST_PART) / len(messages)
     media_type = "text/event-stream" if sse else JSON
     await deliver_stream(exchange, _sse(messages) if sse else _array(messages), media_type, pause, fault)
+
+
+def _spoiled(messages: list[dict[str, Any]], model: str, fault: Asked | None) -> list[dict[str, Any]]:
+    """What a stream's own faults leave of its parts."""
+    if fault is None or fault.name not in ("stream-error", "stream-unfinished"):
+        return messages
+    half = messages[: len(messages) // 2]
+    if fault.name == "stream-unfinished":
+        return half
+    if fault.argument not in _PLAIN_REFUSALS:
+        known = ", ".join(_PLAIN_REFUSALS)
+        raise invalid_argument(f"simulator: stream-error takes one of {known}, not {fault.argument!r}")
+    return [*half, refusal(model, Asked(fault.argument, "")).body()]
 
 
 async def _refuse(exchange: Exchange, model: str, fault: Asked) -> None:

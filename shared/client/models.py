@@ -31,6 +31,7 @@ class SubmitOptions(TypedDict, total=False):
     expires_at: datetime
     #: How long it is kept once it is final: seconds, a timedelta, or a duration such as ``P7D``.
     keep_for: float | str | timedelta
+    stream: bool
     tags: Sequence[str]
     metadata: Mapping[str, str]
     #: Where webhooks about the job go, and which of its events are told there; left out, how it ends.
@@ -147,6 +148,7 @@ class Job:
     warnings: Sequence[JobWarning] = ()
     replay_of: str | None = None
     keep_for: float | None = None
+    stream: bool = False
     tags: Sequence[str] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     #: Only where ``get`` was asked for them.

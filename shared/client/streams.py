@@ -27,6 +27,8 @@ SILENCE_SECONDS = 45.0
 _ALIVE_SECONDS = 10.0
 #: Characters of one event at most; ours have a few thousand.
 _MAX_EVENT = 1_000_000
+#: A piece of a job's text as it is made; it has no id and is no event of those that are kept.
+_DELTA = "delta"
 _FINAL_TYPES = frozenset(f"job.{state}" for state in FINAL)
 
 
@@ -35,6 +37,7 @@ class Block:
     """What stood between two empty lines."""
 
     id: str | None
+    event: str | None
     data: str | None
     retry: float | None
 
@@ -71,9 +74,11 @@ class Parser:
         fields, self._fields, self._size = self._fields, [], 0
         ids = [value for name, value in fields if name == "id" and "\0" not in value]
         data = [value for name, value in fields if name == "data"]
+        names = [value for name, value in fields if name == "event"]
         retries = [value for name, value in fields if name == "retry" and value.isascii() and value.isdigit()]
         return Block(
             id=ids[-1] if ids else None,
+            event=names[-1] if names else None,
             data="\n".join(data) if data else None,
             retry=int(retries[-1]) / 1000 if retries else None,
         )
@@ -148,11 +153,13 @@ class _Reader:
             if block.id is not None and block.id.isascii() and block.id.isdigit():
                 self.last = max(self.last or 0, int(block.id))  # where the stream begins
             return None
+        self.heard = True
+        if block.event == _DELTA:
+            return None
         event = decode(Event, _json(block.data))
         if self.last is not None and event.id <= self.last:
             return None
         self.last = event.id
-        self.heard = True
         return event
 
 

@@ -25,6 +25,21 @@ class EventJob(BaseModel):
     result_url: str
 
 
+class DeltaView(BaseModel):
+    """The `data` of a server-sent event named `delta`: a piece of a text as it is made, of jobs with `stream`."""
+
+    job_id: UUID
+    attempt: Annotated[int, Field(description="A larger one than before: the text begins anew.")]
+    offset: Annotated[
+        int,
+        Field(
+            description="Characters (Unicode code points) of the attempt's text before this piece, which takes the place "
+            "of whatever you have from there on. Larger than what you have: pieces were lost, and come before the end."
+        ),
+    ]
+    text: str
+
+
 class EventView(BaseModel):
     """The `data` of a server-sent event."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shared.config import Settings
 from shared.errors import FieldError, ValidationFailed, field_errors, shown
 from shared.jobs.schemas import JobSubmit
 from shared.kinds import KINDS
@@ -42,6 +43,26 @@ def resolve(job: JobSubmit) -> tuple[Kind, ModelSpec]:
             errors=[FieldError("/model", "not_allowed", message, allowed)],
         )
     return kind, model
+
+
+def accept_stream(model: ModelSpec, settings: Settings) -> list[dict[str, str]]:
+    """Warnings about a wish for the text as it is made.
+
+    Raises:
+        ValidationFailed: the model has none to tell.
+    """
+    if model.text is None or not model.text.stream:
+        able = [entry.alias for entry in catalog().values() if entry.text is not None and entry.text.stream]
+        what = "makes pictures, and those come whole" if model.image else "gives its text in one piece"
+        message = f"{model.alias} {what}; leave it out, or use one of: {', '.join(able)}"
+        raise ValidationFailed(
+            f"The job is not possible with {model.alias}.",
+            errors=[FieldError("/stream", "not_supported", message, [False])],
+        )
+    if settings.gemini_sdk == "google-genai":
+        return []
+    message = f"with GEMINI_SDK={settings.gemini_sdk} the text comes in one piece, at the end"
+    return [{"pointer": "/stream", "code": "in_one_piece", "message": message}]
 
 
 async def accept(kind: Kind, model: ModelSpec, value: dict[str, Any], *, max_prompt_chars: int) -> Accepted:

@@ -26,7 +26,7 @@ VIEW = """
     j.id, j.project_id, j.kind, j.model, j.priority, j.queue, j.warnings, j.tags, j.metadata, j.state, j.version, j.attempt,
     j.snoozes, j.max_attempts, j.timeout_seconds, j.on_unknown, j.created_at, j.scheduled_at, j.started_at,
     j.finished_at, j.expires_at, j.cancel_requested_at, j.error, j.provider, j.upstream_model,
-    j.model_version, j.usage, j.cost_usd, j.replay_of, j.keep_seconds,
+    j.model_version, j.usage, j.cost_usd, j.replay_of, j.keep_seconds, j.stream,
     CASE WHEN j.state = 'queued' AND (j.scheduled_at > now() OR j.published_at IS NULL)
          THEN j.waiting_reason END AS waiting_reason,
     CASE WHEN j.state = 'queued' AND j.scheduled_at > now() THEN j.scheduled_at END AS waiting_until,
@@ -65,6 +65,7 @@ class NewJob(NamedTuple):
     metadata: Mapping[str, str] = MappingProxyType({})
     replay_of: UUID | None = None
     keep_seconds: float | None = None
+    stream: bool = False
     state: str = "queued"
     version: int = 1
     attempt: int = 0
@@ -94,7 +95,7 @@ class NewJob(NamedTuple):
 JobRow = Row[Any] | NewJob
 
 
-def _submitting(columns: str = "", types: str = "") -> TextClause:
+def _submitting(columns: str = "", values: str = "", types: str = "") -> TextClause:
     """The insert of new jobs. What few of them have is no column of the others' statement: each costs every submit."""
     return text(f"""
     WITH row AS (
@@ -116,7 +117,7 @@ def _submitting(columns: str = "", types: str = "") -> TextClause:
                coalesce(metadata, '{{}}'), max_attempts, timeout_seconds, on_unknown, coalesce(scheduled_at, now()),
                expires_at, replay_of, keep_seconds,
                CASE WHEN scheduled_at > now() THEN NULL ELSE now() END,
-               CASE WHEN scheduled_at > now() THEN 'scheduled' END{columns}
+               CASE WHEN scheduled_at > now() THEN 'scheduled' END{values}
         FROM row
         RETURNING id, project_id, version, published_at
     ), event AS (
@@ -129,8 +130,12 @@ def _submitting(columns: str = "", types: str = "") -> TextClause:
 
 
 _SUBMIT = _submitting()
-_SUBMIT_WITH_WEBHOOKS = _submitting(
-    ", webhook_url, webhook_events", ", webhook_url text, webhook_events text[]"
+#: What few jobs have.
+_RARE = ("webhook_url", "stream")
+_SUBMIT_WITH_RARE = _submitting(
+    ", webhook_url, webhook_events, stream",
+    ", webhook_url, webhook_events, coalesce(stream, false)",
+    ", webhook_url text, webhook_events text[], stream boolean",
 )
 
 _GET = text(f"SELECT {VIEW} FROM jobs j WHERE j.id = ANY(CAST(:ids AS uuid[]))")
@@ -159,7 +164,7 @@ _CLAIM = text("""
         INSERT INTO job_events (project_id, job_id, version, type, data)
         SELECT project_id, id, version, 'job.running', jsonb_build_object('attempt', attempt) FROM claimed
     )
-    SELECT id, project_id, kind, model, input, attempt, snoozes, max_attempts, timeout_seconds, on_unknown,
+    SELECT id, project_id, kind, model, input, attempt, snoozes, max_attempts, timeout_seconds, on_unknown, stream,
            :through_gate AS gated, kind = ANY(CAST(:noted AS text[])) AND on_unknown = 'retry' AS noted
     FROM claimed
 """)
@@ -391,7 +396,7 @@ _ATTEMPTS = text("""
 
 async def submit(db: Executor, rows: Sequence[dict[str, Any]]) -> dict[UUID, NewJob]:
     """Inserts jobs, each with its first event. Answers what ``VIEW`` would, by id."""
-    statement = _SUBMIT_WITH_WEBHOOKS if any("webhook_url" in row for row in rows) else _SUBMIT
+    statement = _SUBMIT_WITH_RARE if any(name in row for row in rows for name in _RARE) else _SUBMIT
     [stored] = await db.execute(statement, {"rows": _json(rows)})
     later = frozenset(stored.later or ())
     return {row["id"]: _new_job(row, stored.now, later=row["id"] in later) for row in rows}
@@ -417,6 +422,7 @@ def _new_job(row: dict[str, Any], now: datetime, *, later: bool) -> NewJob:
         metadata=row.get("metadata") or {},
         replay_of=row.get("replay_of"),
         keep_seconds=row.get("keep_seconds"),
+        stream=row.get("stream", False),
         waiting_reason="scheduled" if later else None,
         waiting_until=at if later else None,
     )

@@ -16,7 +16,8 @@ from shared.jobs.service import not_found
 
 # Neither scheduled_at nor expires_at: those were times of then.
 _SOURCE = text("""
-    SELECT kind, model, priority, input, max_attempts, timeout_seconds AS timeout, on_unknown, keep_seconds AS keep_for
+    SELECT kind, model, priority, input, max_attempts, timeout_seconds AS timeout, on_unknown, keep_seconds AS keep_for,
+           stream
     FROM jobs WHERE id = :id AND project_id = :project_id
 """)
 

@@ -63,6 +63,13 @@ class JobSubmit(BaseModel):
             examples=["P7D"],
         ),
     ] = None
+    stream: Annotated[
+        bool,
+        Field(
+            description="Text jobs only: tell the text on `events_url` as it is made, as events named `delta`. The result "
+            "is the same."
+        ),
+    ] = False
     tags: Annotated[
         list[Tag],
         Field(max_length=16, description="Words of your own, to list jobs by.", examples=[["env:prod"]]),
@@ -180,6 +187,7 @@ class JobView(BaseModel):
         float | None,
         Field(description="Seconds for which it is kept once it is final; null means for ever."),
     ]
+    stream: Annotated[bool, Field(description="Whether `events_url` tells the text as it is made.")]
     tags: list[str]
     metadata: dict[str, str]
     status_url: Annotated[

@@ -19,7 +19,7 @@ from shared.errors import Conflict, NotFound
 from shared.events.types import ENDINGS
 from shared.idempotency.claim import Answer, AnswerOf, Claim
 from shared.jobs import queries, retention
-from shared.jobs.acceptance import accept, resolve
+from shared.jobs.acceptance import accept, accept_stream, resolve
 from shared.jobs.drafts import Draft, Keyed, KeyedSubmits, digests_of, store_with_images
 from shared.jobs.queries import NewJob
 from shared.jobs.schemas import JobSubmit
@@ -91,8 +91,12 @@ class JobService:
         kind, model = resolve(job)
         if job.webhook_url is not None:
             await self._webhooks.check(project_id, job.webhook_url)
+        warnings = accept_stream(model, self._settings) if job.stream else None
         accepted = await accept(kind, model, job.input, max_prompt_chars=self._settings.max_prompt_chars)
-        return Draft(self._row(project_id, job, kind, model, accepted, replay_of), accepted.images)
+        row = self._row(project_id, job, kind, model, accepted, replay_of)
+        if warnings is not None:
+            row |= {"stream": True, "warnings": [*accepted.warnings, *warnings]}
+        return Draft(row, accepted.images)
 
     async def submit_keyed(self, draft: Draft, claim: Claim, answer_of: AnswerOf) -> tuple[NewJob, Answer]:
         """Stores a draft together with the answer under its idempotency key, then tells the workers.

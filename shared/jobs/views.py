@@ -51,6 +51,7 @@ def job_view(row: JobRow, outlook: Outlook, public_url: str) -> dict[str, Any]:
         "warnings": row.warnings,
         "replay_of": row.replay_of,
         "keep_for": row.keep_seconds,
+        "stream": row.stream,
         "tags": row.tags,
         "metadata": row.metadata,
         "status_url": url,

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Double,
     ForeignKey,
@@ -142,6 +143,7 @@ class Job(Base):
     #: Where its own webhooks go, and which events are told there.
     webhook_url: Mapped[str | None] = mapped_column(Text)
     webhook_events: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    stream: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
 
     created_at: Mapped[CreatedAt]
     #: Not before this.

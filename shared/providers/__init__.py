@@ -20,7 +20,7 @@ Factory = Callable[[Settings], Driver]
 def _google_genai(settings: Settings) -> Driver:
     from shared.providers.gemini import GeminiDriver
 
-    return GeminiDriver(endpoints.gemini(settings))
+    return GeminiDriver(endpoints.gemini(settings), stream_idle=settings.stream_idle_timeout)
 
 
 def _google_generativeai(settings: Settings) -> Driver:

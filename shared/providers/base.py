@@ -11,7 +11,7 @@ A driver raises nothing else: no SDK's and no HTTP client's exception leaves it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, Protocol
@@ -109,6 +109,10 @@ class ImageRequest:
 GenerationRequest = TextRequest | ImageRequest
 
 
+#: Takes a piece of a text as it is made. Called on the event loop; it must not block or fail.
+OnText = Callable[[str], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """Everything around a request that a driver needs to make it.
@@ -117,12 +121,15 @@ class Call:
         model: the catalogue entry; its ``upstream`` is the id that Google knows, its ``alias``
             what a gateway is told.
         timeout: total seconds until the answer must be read in full.
+        on_text: wants the text in pieces as it is made, thoughts left out; a driver that does not stream gives it
+            none. What ``generate`` returns is the whole text either way.
     """
 
     job_id: UUID
     attempt: int
     model: ModelSpec
     timeout: float
+    on_text: OnText | None = None
 
     @property
     def request_id(self) -> str:
@@ -156,6 +163,8 @@ class Driver(Protocol):
 
     #: The provider's name in jobs and attempts, such as ``google``; ``simulator`` where it is configured to answer.
     provider: str
+    #: Whether ``Call.on_text`` is given anything.
+    streams: bool
 
     async def generate(self, request: Any, call: Call) -> Generation:
         """Makes exactly one upstream request (and polls for its answer where the form has that).

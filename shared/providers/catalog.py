@@ -30,6 +30,7 @@ class TextCapabilities(_Entry):
     seed: bool = True
     max_stop_sequences: int = 5
     response_schema: bool = True
+    stream: bool = Field(True, description="Whether the text can be had as it is made.")
     thinking_levels: list[str] = []
     ignored: list[str] = []
 

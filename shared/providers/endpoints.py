@@ -74,6 +74,8 @@ def _choose(settings: Settings, name: str, secret: SecretStr | None, base_url: s
 class UnconfiguredDriver:
     """Stands in for a driver that cannot be: every call fails with the reason."""
 
+    streams = False
+
     def __init__(self, provider: str, words: str) -> None:
         self.provider = provider
         self._words = words

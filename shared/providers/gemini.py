@@ -23,10 +23,19 @@ from google import genai
 from google.genai import types
 
 from shared.providers import wire
-from shared.providers.base import Call, Generation, Message, PermanentError, TextRequest
+from shared.providers.base import (
+    Call,
+    Generation,
+    Message,
+    OnText,
+    PermanentError,
+    TextRequest,
+    UnknownOutcomeError,
+)
 from shared.providers.endpoints import Endpoint
-from shared.providers.origin import Origin
+from shared.providers.origin import Answer, OnBody, Origin
 from shared.providers.transport import guarded, offload
+from shared.providers.wire_stream import StreamReader
 
 #: Combinations of options whose form is kept; each is a few hundred bytes, and one more costs 0.6 ms to learn.
 _MAX_FORMS = 500
@@ -53,10 +62,17 @@ class _Form:
 
 
 class GeminiDriver:
-    """Text generation; the deadline is ours and total."""
+    """Text generation; the deadline is ours and total.
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    Args:
+        stream_idle: seconds for which a stream that has begun may be silent.
+    """
+
+    streams = True
+
+    def __init__(self, endpoint: Endpoint, *, stream_idle: float) -> None:
         self._endpoint = endpoint
+        self._stream_idle = stream_idle
         self.provider = endpoint.provider("google")
         self._origin = Origin(endpoint.base_url, wire.error_from)
         self._sdk = _Sdk(endpoint)
@@ -68,12 +84,10 @@ class GeminiDriver:
         async with guarded(self._endpoint.key) as exchange:
             async with asyncio.timeout(call.timeout):
                 form = await self._form(request, call)
-                answer = await self._origin.request(
-                    "POST",
-                    form.path,
-                    headers={**form.headers, "x-request-id": call.request_id},
-                    content=form.filled_in(request),
-                )
+                if call.on_text is not None:
+                    generation = await self._streamed(form, request, call, call.on_text)
+                    return replace(generation, simulated=exchange.simulated)
+                answer = await self._ask(form, request, call)
             generation = await offload(len(answer.content), wire.read_text, answer.content)
             return replace(generation, simulated=exchange.simulated)
 
@@ -81,10 +95,41 @@ class GeminiDriver:
         await self._origin.aclose()
         await self._sdk.aclose()
 
+    async def _ask(
+        self, form: _Form, request: TextRequest, call: Call, on_body: OnBody | None = None
+    ) -> Answer:
+        return await self._origin.request(
+            "POST",
+            form.path,
+            headers={**form.headers, "x-request-id": call.request_id},
+            content=form.filled_in(request),
+            on_body=on_body,
+        )
+
+    async def _streamed(self, form: _Form, request: TextRequest, call: Call, on_text: OnText) -> Generation:
+        """Reads the answer as it is made. Before its first part a model may think for as long as the deadline lets it."""
+        reader, clock = StreamReader(on_text), asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(None) as idle:
+
+                def hear(data: bytes) -> None:
+                    idle.reschedule(clock() + self._stream_idle)
+                    reader.feed(data)
+
+                await self._ask(form, request, call, hear)
+        except TimeoutError:
+            if not idle.expired():
+                raise
+            raise UnknownOutcomeError(
+                f"The provider's stream fell silent for {self._stream_idle:g} s", code="timeout"
+            ) from None
+        return reader.finish()
+
     async def _form(self, request: TextRequest, call: Call) -> _Form:
         """The form of a request with these options: known, or learned now."""
         options = (
             call.model.upstream,
+            call.on_text is not None,
             call.timeout,
             request.system is None,
             None if request.response_schema is None else orjson.dumps(request.response_schema),
@@ -137,10 +182,16 @@ class _Sdk:
 
     async def request(self, request: TextRequest, call: Call) -> httpx.Request:
         """The HTTP request that the SDK would send."""
+        models, contents, config = self._client.aio.models, _contents(request), _config(request, call)
         async with self._turn:
-            await self._client.aio.models.generate_content(
-                model=call.model.upstream, contents=_contents(request), config=_config(request, call)
-            )
+            if call.on_text is None:
+                await models.generate_content(model=call.model.upstream, contents=contents, config=config)
+            else:
+                parts = await models.generate_content_stream(
+                    model=call.model.upstream, contents=contents, config=config
+                )
+                async for _ in parts:  # what is not read is not closed
+                    pass
             return self._catch.request
 
     async def aclose(self) -> None:

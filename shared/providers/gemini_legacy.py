@@ -4,6 +4,7 @@ Google ended its support on 2025-11-30; it stays for installations that cannot c
 ``pip install -r requirements/legacy-gemini.txt``. What it cannot do, against :mod:`shared.providers.gemini`:
 
 - ``UNSUPPORTED`` names the parameters that it does not know; a request with one fails as invalid_request.
+- It does not stream: a job with ``stream`` gets its text in one piece, at the end.
 - It is synchronous, so each call holds a thread. The deadline is total all the same, but a call that
   passed it, or was cancelled, goes on in its thread until the provider answers or falls silent: nothing
   aborts it upstream.
@@ -50,6 +51,8 @@ class GeminiLegacyDriver:
     Raises:
         UnconfiguredError: the package is not installed.
     """
+
+    streams = False
 
     def __init__(self, endpoint: Endpoint, *, threads: int) -> None:
         self._endpoint = endpoint

@@ -74,6 +74,8 @@ _REASON_OF_STATUS: dict[int, PermanentReason] = {
 class NanoBananaGatewayDriver:
     """Image generation and editing through a gateway, which is told the catalogue's alias."""
 
+    streams = False
+
     def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
         self._endpoint = endpoint
         self.provider = endpoint.provider("gateway")

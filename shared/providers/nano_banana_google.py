@@ -20,6 +20,8 @@ from shared.providers.transport import guarded, offload
 class NanoBananaGoogleDriver:
     """Image generation and editing; drafts that the model made while thinking are left out."""
 
+    streams = False
+
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self.provider = endpoint.provider("google")

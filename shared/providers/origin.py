@@ -37,6 +37,8 @@ from shared.providers.transport import (
     proxy_for,
 )
 
+#: Takes a piece of a body.
+OnBody = Callable[[bytes], None]
 #: Makes a provider error of a status, a body and headers.
 ErrorFrom = Callable[[int, bytes | bytearray, Mapping[str, str]], ProviderError]
 
@@ -101,12 +103,22 @@ class Origin:
         self._spare: deque[tuple[float, _Connection]] = deque()
 
     async def request(
-        self, method: str, path: str, *, headers: Mapping[str, str], content: bytes = b""
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes = b"",
+        on_body: OnBody | None = None,
     ) -> Answer:
         """Sends one request and waits for the whole answer, without a deadline but for connecting.
 
+        Args:
+            on_body: is given the body of an answer with an expected status in pieces, as they come; the answer's
+                content is then empty. What it raises ends the exchange.
+
         Raises:
-            ProviderError: what ``error_from`` makes of another status than those expected.
+            ProviderError: what ``error_from`` makes of another status than those expected, or ``on_body`` raised.
             OSError: the connection could not be made, or was lost.
             TimeoutError: the connection could not be made in time.
             AnswerTooLargeError: more came than the cap.
@@ -115,9 +127,10 @@ class Origin:
         exchange = current_exchange()
         path = self._prefix + path
         if self._proxied is not None:
-            answer = await self._through_proxy(method, path, headers, content, exchange)
+            answer = await self._through_proxy(method, path, headers, content, exchange, on_body)
         else:
-            answer = await self._directly(self._head(method, path, headers, content), content, exchange)
+            head = self._head(method, path, headers, content)
+            answer = await self._directly(head, content, exchange, on_body)
         if answer.status not in self._expect:
             raise self._error_from(answer.status, answer.content, answer.headers)
         return answer
@@ -137,10 +150,12 @@ class Origin:
             raise ValueError("a header holds a control character")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
-    async def _directly(self, head: bytes, content: bytes, exchange: Exchange) -> Answer:
+    async def _directly(
+        self, head: bytes, content: bytes, exchange: Exchange, on_body: OnBody | None
+    ) -> Answer:
         connection = self._take() or await self._open()
         try:
-            answer = await connection.exchange(head, content, exchange)
+            answer = await connection.exchange(head, content, exchange, on_body)
         except BaseException:
             connection.close()
             raise
@@ -171,7 +186,7 @@ class Origin:
                 try:
                     async with asyncio.timeout(CONNECT_TIMEOUT / 4 if left else None):
                         _, connection = await loop.create_connection(
-                            lambda: _Connection(self._max_answer_bytes),
+                            lambda: _Connection(self._max_answer_bytes, self._expect),
                             address,
                             self._port,
                             ssl=ssl_context() if self._tls else None,
@@ -184,7 +199,13 @@ class Origin:
         raise OSError(f"{self._host} has no address")
 
     async def _through_proxy(
-        self, method: str, path: str, headers: Mapping[str, str], content: bytes, exchange: Exchange
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        content: bytes,
+        exchange: Exchange,
+        on_body: OnBody | None,
     ) -> Answer:
         assert self._proxied is not None
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
@@ -204,11 +225,13 @@ class Origin:
             raise
         _note(exchange, response.status_code, response.headers)
         try:
-            body = bytearray()
+            body, size = bytearray(), 0
+            take = on_body if on_body and response.status_code in self._expect else body.extend
             async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > self._max_answer_bytes:
+                size += len(chunk)
+                if size > self._max_answer_bytes:
                     raise AnswerTooLargeError(f"the answer is larger than {self._max_answer_bytes} bytes")
+                take(chunk)
         finally:
             await response.aclose()
         return Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
@@ -222,25 +245,29 @@ def _note(exchange: Exchange, status: int, headers: Mapping[str, str]) -> None:
 class _Connection(asyncio.Protocol):
     """One connection; one exchange at a time."""
 
-    def __init__(self, max_answer_bytes: int) -> None:
+    def __init__(self, max_answer_bytes: int, expect: Collection[int]) -> None:
         self._max_answer_bytes = max_answer_bytes
+        self._expect = expect
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Answer] | None = None
         self._exchange: Exchange | None = None
+        self._on_body: OnBody | None = None
         self._drained: asyncio.Future[None] | None = None
         self._paused = False
         self.reusable = False
         self._begin()
 
-    async def exchange(self, head: bytes, content: bytes, exchange: Exchange) -> Answer:
+    async def exchange(
+        self, head: bytes, content: bytes, exchange: Exchange, on_body: OnBody | None
+    ) -> Answer:
         """Sends a request and waits for its answer."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("the connection was closed")
         self.reusable = False
         loop = asyncio.get_running_loop()
         self._begin()
-        self._exchange = exchange
+        self._exchange, self._on_body = exchange, on_body
         answer: asyncio.Future[Answer] = loop.create_future()
         self._answer = answer
         try:
@@ -254,7 +281,7 @@ class _Connection(asyncio.Protocol):
                 exchange.sent = await self._all_written(loop, answer)
             return await answer
         finally:
-            self._answer = self._exchange = self._drained = None
+            self._answer = self._exchange = self._on_body = self._drained = None
 
     def close(self) -> None:
         """Ends the connection at once."""
@@ -281,7 +308,8 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             # What a callback raises is the context of the parser's own error.
-            told = error.__context__ if isinstance(error.__context__, AnswerTooLargeError) else None
+            cause = error.__context__
+            told = cause if isinstance(cause, AnswerTooLargeError | ProviderError) else None
             self._fail(told or ConnectionError(f"the answer is no HTTP: {error}"))
         if not self._head_is_whole and self._head_size > _MAX_HEAD_BYTES:
             self._fail(ConnectionError(f"the answer's head is larger than {_MAX_HEAD_BYTES} bytes"))
@@ -331,7 +359,10 @@ class _Connection(asyncio.Protocol):
         self._size += len(data)
         if self._size > self._max_answer_bytes:
             raise self._too_large()
-        if self._piece is not None:
+        if self._on_body is not None and self._parser.get_status_code() in self._expect:
+            if self._answer is not None and not self._answer.done():
+                self._on_body(data)
+        elif self._piece is not None:
             self._piece[self._size - len(data) : self._size] = data
         else:
             self._chunks.append(data)
@@ -353,7 +384,7 @@ class _Connection(asyncio.Protocol):
     def _announced(self, length: int) -> None:
         if length > self._max_answer_bytes:
             raise self._too_large()
-        if length >= _ONE_PIECE_BYTES:
+        if length >= _ONE_PIECE_BYTES and self._on_body is None:
             self._piece = bytearray(length)
 
     def _too_large(self) -> AnswerTooLargeError:

@@ -90,7 +90,7 @@ class _Answer:
         return True if self.usage else None
 
     def text(self) -> str:
-        return "".join(text for part in self.parts if isinstance(text := part.get("text"), str))
+        return _text(self.parts)
 
     def generation(self, text: str | None, images: list[ImageBytes]) -> Generation:
         return Generation(
@@ -110,7 +110,12 @@ def read_text(body: Body) -> Generation:
         PermanentError: blocked (``safety_blocked``, ``recitation_blocked``), or ``no_text``.
         RetryableError: ``malformed_response``.
     """
-    answer = _read(_load(body))
+    return read_answer(_load(body))
+
+
+def read_answer(loaded: Any) -> Generation:
+    """As ``read_text``, of JSON that was parsed already."""
+    answer = _read(loaded)
     text = answer.text()
     if not text:
         words = {"MAX_TOKENS": "The output limit was used up before any text: raise max_output_tokens"}
@@ -137,6 +142,45 @@ def read_images(body: bytes | bytearray) -> Generation:
     return answer.generation(answer.text() or None, images)
 
 
+#: What each part of a stream may say anew; the last word holds.
+_OF_ANSWERS = ("promptFeedback", "usageMetadata", "modelVersion", "responseId")
+_OF_CANDIDATES = ("finishReason", "finishMessage")
+
+
+def add_part(whole: dict[str, Any], part: Mapping[str, Any]) -> str:
+    """Adds a stream's part to the answer it belongs to, all but its text, which is returned."""
+    whole |= {name: value for name in _OF_ANSWERS if (value := _get(part, name))}
+    candidates = _list(_get(part, "candidates"))
+    if not candidates:
+        return ""
+    candidate = _dict(candidates[0])
+    if "candidates" not in whole:
+        whole["candidates"] = [{}]
+    whole["candidates"][0] |= {name: value for name in _OF_CANDIDATES if (value := _get(candidate, name))}
+    return _text(_spoken(_dict(candidate.get("content"))))
+
+
+def is_finished(whole: Mapping[str, Any]) -> bool:
+    """Whether an answer put together from parts lacks none: each ends with a reason, or has no candidate."""
+    return all("finishReason" in candidate for candidate in whole.get("candidates", ()))
+
+
+def with_text(whole: dict[str, Any], text: str) -> dict[str, Any]:
+    """The answer with the text of its parts."""
+    for candidate in whole.get("candidates", ()) if text else ():
+        candidate["content"] = {"parts": [{"text": text}]}
+    return whole
+
+
+def _spoken(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A candidate's parts without its thoughts."""
+    return [part for part in map(_dict, _list(content.get("parts"))) if not part.get("thought")]
+
+
+def _text(parts: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(text for part in parts if isinstance(text := part.get("text"), str))
+
+
 def _load(body: Body) -> Any:
     try:
         return orjson.loads(body) if body else None
@@ -158,7 +202,7 @@ def _read(loaded: Any) -> _Answer:
     candidate = _dict(candidates[0]) if candidates else {}
     content = _dict(candidate.get("content"))
     answer = _Answer(
-        parts=[part for part in map(_dict, _list(content.get("parts"))) if not part.get("thought")],
+        parts=_spoken(content),
         finish=_named(_get(candidate, "finishReason"), _FINISH_NUMBERS),
         finish_message=_string(_get(candidate, "finishMessage")) or "",
         usage=_usage(_dict(_get(loaded, "usageMetadata")), has_image=_has_image(content)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -33,6 +33,7 @@ class Case:
         form: the wire form that it speaks, ``google`` or ``gateway``: faults differ by it.
         directive: put into every prompt, to have the simulator take this path.
         aborts: whether cancelling a call ends it upstream.
+        streamed: the text is wanted as it is made.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     directive: str = ""
     aborts: bool = True
+    streamed: bool = False
 
     @property
     def makes_images(self) -> bool:
@@ -70,6 +72,7 @@ CASES = [
         "[[sim:gateway=poll]]",
         aborts=False,
     ),
+    Case("gemini-streamed", "gemini-flash", "google", streamed=True),
 ]
 
 
@@ -90,6 +93,8 @@ class Asker:
 
     case: Case
     driver: Driver
+    #: What came as it was made, in the last call.
+    pieces: list[str] = field(default_factory=list)
 
     async def __call__(
         self,
@@ -103,7 +108,12 @@ class Asker:
     ) -> Generation:
         words = f"{prompt} [[sim:fault={fault}]]" if fault else prompt
         words = f"{words} [[sim:latency={latency}]]" if latency else words
-        return await self.driver.generate(self.case.request(words), call(self.case, job, attempt, timeout))
+        self.pieces.clear()
+        made = replace(
+            call(self.case, job, attempt, timeout),
+            on_text=self.pieces.append if self.case.streamed else None,
+        )
+        return await self.driver.generate(self.case.request(words), made)
 
 
 def call(case: Case, job: UUID | None = None, attempt: int = 1, timeout: float = 10.0) -> Call:
@@ -144,6 +154,10 @@ def _google_text(case: Case) -> bool:
     return _google(case) and not _images(case)
 
 
+def _streamed(case: Case) -> bool:
+    return case.streamed
+
+
 FAILURES = [
     Failure("400", PermanentError, "invalid_request", 400),
     Failure("bad-key", PermanentError, "unauthenticated", None),
@@ -181,4 +195,8 @@ FAILURES = [
     Failure("reset", UnknownOutcomeError, "connection_lost", None, None),
     Failure("reset-midbody", UnknownOutcomeError, "connection_lost", None, None),
     Failure("close-midbody", UnknownOutcomeError, "connection_lost", None, None),
+    Failure("stream-unfinished", UnknownOutcomeError, "connection_lost", 200, None, only=_streamed),
+    Failure("stream-error:503", RetryableError, "provider_unavailable", 503, None, only=_streamed),
+    Failure("stream-error:429", RateLimitedError, "rate_limited", 429, None, only=_streamed),
+    Failure("stream-error:400", PermanentError, "invalid_request", 400, None, only=_streamed),
 ]

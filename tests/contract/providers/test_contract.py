@@ -49,6 +49,8 @@ async def test_answers_what_the_kind_needs(ask: Asker) -> None:
         assert answer.text is not None
         assert "a green banana" in answer.text
         assert answer.images == []
+    assert "".join(ask.pieces) == (answer.text if ask.case.streamed else "")
+    assert len(ask.pieces) > 2 or not ask.case.streamed
 
 
 async def test_counts_tokens_that_price(ask: Asker) -> None:

@@ -34,7 +34,7 @@ from shared.providers.wire import error_from
 from tests.contract.conftest import RunningSimulator
 from tests.contract.providers.cases import CASES, Asker, Case, call, settings_for
 
-GEMINI, _, NANO_BANANA, GATEWAY, GATEWAY_POLL = CASES
+GEMINI, _, NANO_BANANA, GATEWAY, GATEWAY_POLL, STREAMED = CASES
 _SIMULATOR_KEY = "sha256:" + hashlib.sha256(b"simulator").hexdigest()[:12]
 AskerOf = Callable[..., Asker]
 
@@ -284,6 +284,7 @@ async def test_result_url_that_gives_nothing_is_of_unknown_outcome(
         await asker(GATEWAY)(fault=f"private-url:{simulator.url}/visualize-files/nothing/0.png")
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(
     "request_",
     [
@@ -300,11 +301,11 @@ async def test_result_url_that_gives_nothing_is_of_unknown_outcome(
     ],
     ids=["plain", "conversation", "options", "schema"],
 )
-async def test_what_is_sent_is_what_the_sdk_would_send(request_: TextRequest) -> None:
+async def test_what_is_sent_is_what_the_sdk_would_send(request_: TextRequest, streamed: bool) -> None:
     """The driver keeps the SDK's form of a request and fills in texts: it must come to the same."""
-    driver = GeminiDriver(Endpoint("http://127.0.0.1:1/prefix", "key"))
+    driver = GeminiDriver(Endpoint("http://127.0.0.1:1/prefix", "key"), stream_idle=60)
     model = catalog()["gemini-flash"]
-    call_ = Call(uuid4(), 1, model, 12.5)
+    call_ = Call(uuid4(), 1, model, 12.5, on_text=(lambda _: None) if streamed else None)
     # Learned from another conversation with the same options.
     learned = replace(request_, messages=[Message("user", "other")], system=request_.system and "other")
     form = await driver._form(learned, call_)
@@ -313,6 +314,7 @@ async def test_what_is_sent_is_what_the_sdk_would_send(request_: TextRequest) ->
 
     assert orjson.loads(form.filled_in(request_)) == orjson.loads(sdks.content)
     assert sdks.url.raw_path.decode() == f"/prefix{form.path}"
+    assert form.path.endswith(":streamGenerateContent?alt=sse" if streamed else ":generateContent")
     assert form.headers.items() <= dict(sdks.headers).items()
     assert form.headers["x-goog-api-key"] == "key"
     assert form.headers["x-server-timeout"] == "13"

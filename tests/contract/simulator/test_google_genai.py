@@ -112,6 +112,23 @@ async def test_stream_async(aio: genai.client.AsyncClient) -> None:
     assert chunks[-1].usage_metadata.candidates_token_count
 
 
+async def test_stream_that_brings_an_error(aio: genai.client.AsyncClient) -> None:
+    prompt = "Tell me a story [[sim:fault=stream-error:503]]"
+    stream = await aio.models.generate_content_stream(model=TEXT_MODEL, contents=prompt)
+    for _ in range(3):
+        assert (await anext(stream)).text
+    with pytest.raises(errors.ServerError, match="overloaded") as caught:
+        await anext(stream)
+    assert (caught.value.code, caught.value.status) == (503, "UNAVAILABLE")
+
+
+async def test_stream_without_an_end(aio: genai.client.AsyncClient) -> None:
+    prompt = "Tell me a story [[sim:fault=stream-unfinished]]"
+    stream = await aio.models.generate_content_stream(model=TEXT_MODEL, contents=prompt)
+    reasons = [chunk.candidates[0].finish_reason async for chunk in stream if chunk.candidates]
+    assert reasons == [None, None, None]
+
+
 async def test_image_generation(aio: genai.client.AsyncClient) -> None:
     config = types.GenerateContentConfig(
         response_modalities=["TEXT", "IMAGE"],

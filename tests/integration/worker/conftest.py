@@ -45,6 +45,7 @@ class Scripted:
     """A driver that does what the test says."""
 
     provider = "scripted"
+    streams = False
 
     def __init__(self, act: Callable[[Call], Any]) -> None:
         self.act = act
@@ -117,6 +118,7 @@ def workers(database: Database, settings: Settings) -> Workers:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await drivers.aclose()
+            await made.runner.close()
             await made.wakeups.close()
 
     return make

@@ -82,6 +82,11 @@ def plain(body: bytes, *lines: str, status: str = "200 OK") -> bytes:
     return head.encode() + b"\r\n\r\n" + body
 
 
+def chunked(body: bytes) -> bytes:
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    return b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+
+
 async def test_a_request_and_its_answer(server: Server, origin: Origin) -> None:
     server.answers = [plain(b"hello", "X-Two: a", "x-two: b")]
     answer = await ask(origin, b"body")
@@ -239,3 +244,40 @@ async def test_a_large_request_that_breaks_off_was_not_sent() -> None:
                 await ask(made, b"x" * 20_000_000)
     assert not exchange.sent
     await made.aclose()
+
+
+class TestAsItComes:
+    async def test_a_body_is_given_in_pieces(self, server: Server, origin: Origin) -> None:
+        server.answers = [chunked(b"one two three"), plain(b"whole")]
+        pieces: list[bytes] = []
+        answer = await origin.request("POST", "/v1/x", headers={}, on_body=pieces.append)
+        assert (b"".join(pieces), answer.content) == (b"one two three", b"")
+        assert len(pieces) > 1
+        # The connection is as good as after any answer.
+        assert (await ask(origin)).content == b"whole"
+        assert server.connections == 1
+
+    async def test_a_refusal_is_read_as_always(self, server: Server, origin: Origin) -> None:
+        server.answers = [plain(b"no", status="503 X")]
+        pieces: list[bytes] = []
+        with pytest.raises(RetryableError, match="503: no"):
+            await origin.request("POST", "/v1/x", headers={}, on_body=pieces.append)
+        assert pieces == []
+
+    async def test_who_raises_ends_the_exchange(self, server: Server, origin: Origin) -> None:
+        server.answers = [chunked(b"one two three"), plain(b"whole")]
+
+        def refuse(data: bytes) -> None:
+            raise RetryableError("enough")
+
+        with pytest.raises(RetryableError, match="enough"):
+            await origin.request("POST", "/v1/x", headers={}, on_body=refuse)
+        assert (await ask(origin)).content == b"whole"
+        assert server.connections == 2
+
+    async def test_the_cap_holds(self, server: Server) -> None:
+        small = Origin(f"http://127.0.0.1:{server.port}", refused, max_answer_bytes=1000)  # type: ignore[attr-defined]
+        server.answers = [chunked(b"x" * 1001)]
+        with pytest.raises(AnswerTooLargeError):
+            await small.request("POST", "/v1/x", headers={}, on_body=lambda _: None)
+        await small.aclose()
