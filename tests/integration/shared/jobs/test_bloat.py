@@ -49,11 +49,12 @@ async def test_a_million_passages(
             sizes = await _pass(jobs)
         finally:
             await database.close()
-    half, end = sizes[len(sizes) // 2 - 1], sizes[-1]
-    for table, size in end.items():
-        assert size <= 1.3 * half[table], (
-            f"{table} had {half[table]:,} bytes at half time and has {size:,} now"
-        )
+    # How many dead rows there are at a moment depends on how fast jobs pass; without vacuuming the second half would
+    # begin with five times what the first one did.
+    first, second = sizes[: len(sizes) // 2], sizes[len(sizes) // 2 :]
+    for table in sizes[0]:
+        before, after = (min(moment[table] for moment in half) for half in (first, second))
+        assert after <= 1.2 * before, f"{table}: {before:,} bytes in the first half, {after:,} in the second"
 
 
 async def _pass(jobs: Jobs) -> list[dict[str, int]]:
