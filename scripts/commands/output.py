@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,17 @@ def described(job: Job) -> str:
         words.append(f"({job.waiting_reason})")
     if job.attempt > 1:
         words.append(f"attempt {job.attempt} of {job.max_attempts}")
+    if job.estimated_start and job.state == "queued":
+        words.append(f"starts in about {seconds(_until(job.estimated_start.p50))}")
+    if job.progress and job.state == "running":
+        words.append(f"takes {seconds(job.progress.p50)} as a rule, seldom over {seconds(job.progress.p90)}")
     if job.error and job.state in {"failed", "queued"}:
         words.append(f"{job.error.code}: {_plain(job.error.message)}")
     return " ".join(words)
+
+
+def _until(moment: datetime) -> float:
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def took(job: Job) -> str:
@@ -172,6 +181,7 @@ def _facts(job: Job) -> list[tuple[str, str]]:
         ("model", job.model + (f" ({job.model_version})" if job.model_version else "")),
         ("provider", job.provider or ""),
         ("created", job.created_at.isoformat()),
+        ("place", f"{job.queue_position:,} in its queue" if job.queue_position else ""),
         ("waits until", job.waiting_until.isoformat() if job.waiting_until else ""),
         ("took", took(job)),
         ("usage", usage),
