@@ -60,13 +60,18 @@ def submit(session: Session, parsed: Namespace) -> int:
         "tags": parsed.tag,
         "metadata": dict(parsed.metadata),
     }
+    if parsed.stream and (parsed.json or parsed.output):
+        raise UsageError("--stream prints the text alone: leave out --json and --output")
+    wanted["stream"] = parsed.stream
     options = {name: value for name, value in wanted.items() if value}
     with session.client() as plantain:
         key = _key(session, parsed)
         job = plantain.submit(
             parsed.kind or "text.generate", job_input, model=parsed.model, idempotency_key=key, **options
         )
-        return _submitted(session, plantain, job, parsed)
+        return (
+            _streamed(session, plantain, job) if parsed.stream else _submitted(session, plantain, job, parsed)
+        )
 
 
 def replay(session: Session, parsed: Namespace) -> int:
@@ -183,16 +188,38 @@ def _submitted(session: Session, plantain: Plantain, job: Job, parsed: Namespace
     return 0
 
 
+def _streamed(session: Session, plantain: Plantain, job: Job) -> int:
+    """The text as it is made; of an attempt that fails, what was printed stays, and the next one begins below."""
+    _tell_how_to_go_on(session, [job.id])
+    attempt = 0
+    for delta in plantain.text(job.id):
+        if attempt and delta.attempt != attempt:
+            session.out.line("")
+            session.out.remark("That attempt failed; the text begins anew.")
+        attempt = delta.attempt
+        session.out.piece(delta.text)
+    final = plantain.get(job.id)
+    if attempt:
+        session.out.line("")
+    if not final.succeeded:
+        session.out.remarks.bad(f"{final.kind} {output.described(final)}")
+    return 0 if final.succeeded else 1
+
+
 def _followed(
     session: Session, ids: list[str], timeout: float | None, *, show: Output | None = None
 ) -> list[Job]:
+    _tell_how_to_go_on(session, ids)
+    return asyncio.run(follow(session.watching, ids, show or session.out, timeout))
+
+
+def _tell_how_to_go_on(session: Session, ids: list[str]) -> None:
     several = " ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
     goes = "The job goes" if len(ids) == 1 else "The jobs go"
     session.on_interrupt = (
         f"{goes} on. Watch again with:  {session.prog} watch {several}\n"
         f"Call off with:  {session.prog} cancel {several}"
     )
-    return asyncio.run(follow(session.watching, ids, show or session.out, timeout))
 
 
 def _show_id(out: Output) -> Any:

@@ -39,9 +39,12 @@ class Output:
 
     def data(self, text: str) -> None:
         """A text as it is; on a terminal without what could control it."""
-        if sys.stdout.isatty():
-            text = "".join(char for char in text if char.isprintable() or char in "\n\t")
-        self.line(text.removesuffix("\n"))
+        self.line(_harmless(text.removesuffix("\n")))
+
+    def piece(self, text: str) -> None:
+        """The same, of a text that goes on."""
+        sys.stdout.write(_harmless(text))
+        sys.stdout.flush()
 
     def line(self, text: str) -> None:
         """Text of ours. Raises: BrokenPipeError: nobody reads on."""
@@ -195,6 +198,12 @@ def _facts(job: Job) -> list[tuple[str, str]]:
         ),
         *(("warning", f"{entry.pointer} {entry.message}") for entry in job.warnings),
     ]
+
+
+def _harmless(text: str) -> str:
+    if not sys.stdout.isatty():
+        return text
+    return "".join(char for char in text if char.isprintable() or char in "\n\t")
 
 
 def _plain(text: str) -> str:

@@ -99,6 +99,7 @@ def _submit(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--expires", type=_time, metavar="TIME", help="given up if it still waits by then")
     parser.add_argument("--keep-for", metavar="DURATION", help="kept so long once it is final, such as P7D")
+    parser.add_argument("--stream", action="store_true", help="wait, and print the text as it is made")
     _once(parser)
     _waiting(parser)
 

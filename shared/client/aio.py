@@ -14,6 +14,7 @@ from shared.client import downloads, streams
 from shared.client.connection import arguments, connection
 from shared.client.models import (
     CancelReceipt,
+    Delta,
     Event,
     Image,
     Job,
@@ -97,6 +98,10 @@ class AsyncPlantain:
     def stream(self, job_id: str | None = None, *, last_event_id: int | None = None) -> AsyncIterator[Event]:
         """See ``Plantain.stream``."""
         return self._iterate(streams.events(job_id, last_event_id, self._do.retries))
+
+    def text(self, job_id: str) -> AsyncIterator[Delta]:
+        """See ``Plantain.text``."""
+        return self._iterate(streams.texts(job_id, self._do.retries))
 
     async def cancel(self, job_id: str) -> CancelReceipt:
         """Calls the job off; ``outcome`` says what that did."""

@@ -256,6 +256,20 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """A piece of a text as it is made. The pieces of one ``attempt``, put together, are its text.
+
+    A larger attempt than before begins the text anew: what was shown of the one before is void.
+    """
+
+    job_id: str
+    attempt: int
+    #: Characters of the attempt's text before this piece.
+    offset: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CancelReceipt:
     """What a cancel found and did."""
 

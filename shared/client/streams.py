@@ -9,7 +9,7 @@ import codecs
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +17,7 @@ import httpx
 
 from shared.client.decoding import decode
 from shared.client.errors import UnexpectedAnswer
-from shared.client.models import FINAL, Event
+from shared.client.models import FINAL, Delta, Event
 from shared.client.retrying import Retries, Tries, no_answer, opened
 from shared.client.steps import Emit, Opened, Pause, Read, Request, Steps
 
@@ -84,8 +84,18 @@ class Parser:
         )
 
 
-def events(job_id: str | None, last_event_id: int | None, retries: Retries) -> Steps[None]:
+def texts(job_id: str, retries: Retries) -> Steps[None]:
+    """Emits each ``Delta`` of a job's text, in order and without overlaps or gaps; ends with the job."""
+    yield from events(job_id, None, retries, wanted=Delta)
+
+
+def events(
+    job_id: str | None, last_event_id: int | None, retries: Retries, *, wanted: type[Event | Delta] = Event
+) -> Steps[None]:
     """Emits each ``Event``: of a job until its final one, or of everything in the project, without an end.
+
+    Args:
+        wanted: what is given to the caller.
 
     Where the connection is lost it comes back and goes on after the last event. ``retries`` counts connections that
     brought nothing and did not last.
@@ -95,13 +105,13 @@ def events(job_id: str | None, last_event_id: int | None, retries: Retries) -> S
         NoAnswer: it could not be had again.
     """
     path = "/api/v1/events" if job_id is None else f"/api/v1/jobs/{quote(job_id, safe='')}/events"
-    reader = _Reader(last_event_id, once=job_id is not None)
+    reader = _Reader(last_event_id, wanted, once=job_id is not None)
     request = Request("GET", path, headers={"accept": "text/event-stream"}, read_timeout=SILENCE_SECONDS)
     tries = Tries(retries)
     while True:
         reader.heard = False
-        wanted = request.with_headers(last_event_id=None if reader.last is None else str(reader.last))
-        stream = yield from opened(wanted, retries)
+        last = None if reader.last is None else str(reader.last)
+        stream = yield from opened(request.with_headers(last_event_id=last), retries)
         if stream.response.status_code == 204:  # nothing is to come
             return
         failure: httpx.RequestError | None = None
@@ -124,8 +134,10 @@ def events(job_id: str | None, last_event_id: int | None, retries: Retries) -> S
 class _Reader:
     """What a stream has told so far, across connections."""
 
-    def __init__(self, last: int | None, *, once: bool) -> None:
+    def __init__(self, last: int | None, wanted: type[Event | Delta], *, once: bool) -> None:
         self.last = last
+        self.wanted = wanted
+        self.text = _Text()
         self.once = once
         self.retry = 0.0
         self.ended = False
@@ -138,15 +150,15 @@ class _Reader:
             if data is None:
                 return
             for block in parser.feed(data):
-                event = self._event(block)
-                if event is not None:
-                    yield Emit(event)
-                    if self.once and event.type in _FINAL_TYPES:
-                        self.ended = True
-                        return
+                item = self._item(block)
+                if isinstance(item, self.wanted):
+                    yield Emit(item)
+                if self.once and isinstance(item, Event) and item.type in _FINAL_TYPES:
+                    self.ended = True
+                    return
 
-    def _event(self, block: Block) -> Event | None:
-        """The event of a block, unless it has been told."""
+    def _item(self, block: Block) -> Event | Delta | None:
+        """The event of a block, or the piece of text, unless it has been told."""
         if block.retry is not None:
             self.retry = min(block.retry, 60.0)
         if block.data is None:
@@ -155,12 +167,31 @@ class _Reader:
             return None
         self.heard = True
         if block.event == _DELTA:
-            return None
+            return self.text.new_of(decode(Delta, _json(block.data)))
         event = decode(Event, _json(block.data))
         if self.last is not None and event.id <= self.last:
             return None
         self.last = event.id
         return event
+
+
+class _Text:
+    """How much of which attempt's text has been told."""
+
+    def __init__(self) -> None:
+        self._attempt = 0
+        self._length = 0
+
+    def new_of(self, delta: Delta) -> Delta | None:
+        """What a piece adds. One beyond a gap is left out: all that was lost comes again before the end."""
+        if delta.attempt > self._attempt:
+            self._attempt, self._length = delta.attempt, 0
+        known = self._length - delta.offset
+        text = delta.text[known:] if known >= 0 else ""
+        if delta.attempt < self._attempt or not text:
+            return None
+        offset, self._length = self._length, self._length + len(text)
+        return replace(delta, offset=offset, text=text)
 
 
 def _json(text: str) -> Any:

@@ -14,6 +14,7 @@ from shared.client import downloads, streams
 from shared.client.connection import arguments, connection
 from shared.client.models import (
     CancelReceipt,
+    Delta,
     Event,
     Image,
     Job,
@@ -121,6 +122,13 @@ class Plantain:
         ``last_event_id`` goes on after that event; 0 begins with the oldest.
         """
         return self._iterate(streams.events(job_id, last_event_id, self._do.retries))
+
+    def text(self, job_id: str) -> Iterator[Delta]:
+        """A text as it is made, piece by piece, of a job submitted with ``stream=True``; ends with the job.
+
+        Without overlaps and gaps, across reconnects. A larger ``attempt`` than before begins the text anew.
+        """
+        return self._iterate(streams.texts(job_id, self._do.retries))
 
     def cancel(self, job_id: str) -> CancelReceipt:
         """Calls the job off; ``outcome`` says what that did."""

@@ -70,6 +70,16 @@ def test_a_prompt_on_stdin_becomes_its_answer_on_stdout(run: Run) -> None:
     assert run("submit", "-wq", "-", stdin=b"quietly").stderr == b""
 
 
+def test_a_text_is_printed_as_it_is_made(run: Run) -> None:
+    streamed = run("submit", "--stream", "What is a plantain?").stdout.decode()
+    job_id = run("list", "--ids", "-n", "1").stdout.decode().strip()
+    assert streamed == run("download", job_id).stdout.decode()
+    assert "You wrote: What is a plantain?" in streamed
+    failed = run("submit", "--stream", "[[sim:fault=400]]", code=1)
+    assert failed.stdout == b""
+    assert "invalid_request" in failed.stderr.decode()
+
+
 def test_pictures_become_files_or_bytes(run: Run, tmp_path: Path) -> None:
     done = run(
         "submit", "--image", "-w", "-i", "aspect_ratio=16:9", "-o", tmp_path, "A plantain in sunglasses"

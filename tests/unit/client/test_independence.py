@@ -92,6 +92,7 @@ def test_neither_face_has_more_than_the_other() -> None:
         (models.CostCounts, lists.CostCounts),
         (models.Event, events.EventView),
         (models.EventJob, events.EventJob),
+        (models.Delta, events.DeltaView),
         (models.Upload, uploads.UploadView),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -246,6 +247,38 @@ class TestConnection:
             never.submit("text.generate", {"temperature": float("nan")})
         with pytest.raises(TypeError, match="object"):
             never.submit("text.generate", {"prompt": object()})
+
+
+def test_a_text_is_told_without_overlaps_gaps_or_what_is_void() -> None:
+    """As a server would that lost pieces, a connection that broke and an attempt that failed make it look."""
+
+    def block(attempt: int, offset: int, text: str) -> str:
+        data = json.dumps({"job_id": "1", "attempt": attempt, "offset": offset, "text": text})
+        return f"event: delta\ndata: {data}\n\n"
+
+    final = {**JOB, "state": "succeeded"}
+    event = {
+        "id": 9,
+        "type": "job.succeeded",
+        "time": JOB["created_at"],
+        "job_id": "1",
+        "version": 3,
+        "data": {},
+    }
+    end = f"id: 9\nevent: job.succeeded\ndata: {json.dumps({**event, 'job': final})}\n\n"
+    bodies = iter(
+        [
+            block(1, 0, "void") + block(2, 0, "One ") + block(1, 4, "late") + block(2, 9, "lost"),
+            block(2, 0, "One tw")
+            + block(2, 6, "o thr")
+            + block(2, 4, "two thr")
+            + block(2, 0, "One two three")
+            + end,
+        ]
+    )
+    with client(lambda _: httpx.Response(200, text=next(bodies))) as made:
+        told = [(delta.attempt, delta.offset, delta.text) for delta in made.text("1")]
+    assert told == [(1, 0, "void"), (2, 0, "One "), (2, 4, "tw"), (2, 6, "o thr"), (2, 11, "ee")]
 
 
 class TestParser:
