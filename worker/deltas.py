@@ -20,7 +20,7 @@ from shared.outage import Outage
 log = logging.getLogger(__name__)
 
 #: Between two messages. The first piece after a pause goes out at once, those that come meanwhile go out together.
-INTERVAL_SECONDS = 0.05
+INTERVAL_SECONDS = 0.02
 _PATIENCE_SECONDS = 1.0
 #: After a message that could not be sent, how long none are tried.
 _REST_SECONDS = 2.0
