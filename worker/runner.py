@@ -30,7 +30,7 @@ from shared.db import Database, HeldError, is_unavailable
 from shared.jobs import claims, outcomes, queries
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.kinds import KINDS, StoredImage
-from shared.logging import bound
+from shared.logging import bound, context
 from shared.providers import Drivers
 from shared.providers.base import (
     Call,
@@ -143,6 +143,8 @@ class Runner:
         if row.noted:
             flight.noted_until = asked + self._settings.lease_seconds * _NOTE_HOLDS
         self._flights.add(flight)
+        if row.request_id:  # ends with this attempt's own context: see run
+            context.set({**context.get(), "request_id": row.request_id})
         try:
             await checkpoint("claimed", job_id)
             return await self._attempt(flight, row)

@@ -104,7 +104,9 @@ async def _submit(request: Request, services: Services) -> Response:
 
 async def _submit_once(request: Request, services: Services, data: bytes) -> Response:
     job = await body.worked_on(len(data), job_of, data, text_limit(services.settings))
-    row = await services.jobs.submit(caller_of(request).project_id, job)
+    row = await services.jobs.submit(
+        caller_of(request).project_id, job, request_id=request.scope["request_id"]
+    )
     request.scope["job_id"] = row.id  # for the log
     return idempotency.response_of(accepted(request, row, await services.waiting.first_outlook(row)))
 
@@ -142,7 +144,11 @@ async def _submit_keyed(request: Request, services: Services, data: bytes) -> Re
     async def work() -> Answer:
         limit = text_limit(services.settings)
         job = await body.worked_on(len(data), checked, parsed, len(data), limit)
-        return await store_keyed(request, claim, await services.jobs.draft(claim.project_id, job))
+        return await store_keyed(
+            request,
+            claim,
+            await services.jobs.draft(claim.project_id, job, request_id=request.scope["request_id"]),
+        )
 
     return await idempotency.answered(request, claim, work)
 

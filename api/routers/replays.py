@@ -71,7 +71,9 @@ async def _draft(request: Request, source: UUID, changes: Any, size: int) -> Dra
             asked = await replays.request_of(db, project_id, source, with_images=with_images)
         wanted = replays.changed(asked, changes)
         job = await body.worked_on(size, checked, wanted, size, text_limit(services.settings))
-        return await services.jobs.draft(project_id, job, replay_of=source)
+        return await services.jobs.draft(
+            project_id, job, replay_of=source, request_id=request.scope["request_id"]
+        )
 
 
 def _has_body(request: Request) -> bool:

@@ -149,6 +149,8 @@ class Job:
     replay_of: str | None = None
     keep_for: float | None = None
     stream: bool = False
+    #: Names the request that submitted it, in the server's logs as well.
+    request_id: str | None = None
     tags: Sequence[str] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     #: Only where ``get`` was asked for them.

@@ -26,7 +26,7 @@ VIEW = """
     j.id, j.project_id, j.kind, j.model, j.priority, j.queue, j.warnings, j.tags, j.metadata, j.state, j.version, j.attempt,
     j.snoozes, j.max_attempts, j.timeout_seconds, j.on_unknown, j.created_at, j.scheduled_at, j.started_at,
     j.finished_at, j.expires_at, j.cancel_requested_at, j.error, j.provider, j.upstream_model,
-    j.model_version, j.usage, j.cost_usd, j.replay_of, j.keep_seconds, j.stream,
+    j.model_version, j.usage, j.cost_usd, j.replay_of, j.keep_seconds, j.stream, j.request_id,
     CASE WHEN j.state = 'queued' AND (j.scheduled_at > now() OR j.published_at IS NULL)
          THEN j.waiting_reason END AS waiting_reason,
     CASE WHEN j.state = 'queued' AND j.scheduled_at > now() THEN j.scheduled_at END AS waiting_until,
@@ -66,6 +66,7 @@ class NewJob(NamedTuple):
     replay_of: UUID | None = None
     keep_seconds: float | None = None
     stream: bool = False
+    request_id: str | None = None
     state: str = "queued"
     version: int = 1
     attempt: int = 0
@@ -103,7 +104,7 @@ def _submitting(columns: str = "", values: str = "", types: str = "") -> TextCla
             id uuid, project_id uuid, kind text, model text, priority text, queue text, input jsonb,
             warnings jsonb, max_attempts smallint, timeout_seconds float8, on_unknown text,
             scheduled_at timestamptz, expires_at timestamptz, replay_of uuid, keep_seconds float8, tags text[],
-            metadata jsonb{types})
+            metadata jsonb, request_id text{types})
     ), label AS (
         INSERT INTO job_labels (job_id, label, project_id, created_at)
         SELECT id, '#' || unnest(tags), project_id, now() FROM row WHERE tags <> '{{}}'
@@ -112,12 +113,12 @@ def _submitting(columns: str = "", values: str = "", types: str = "") -> TextCla
     ), j AS (
         INSERT INTO jobs (id, project_id, kind, model, priority, queue, input, warnings, tags, metadata, max_attempts,
                           timeout_seconds, on_unknown, scheduled_at, expires_at, replay_of, keep_seconds, published_at,
-                          waiting_reason{columns})
+                          waiting_reason, request_id{columns})
         SELECT id, project_id, kind, model, priority, queue, input, warnings, coalesce(tags, '{{}}'),
                coalesce(metadata, '{{}}'), max_attempts, timeout_seconds, on_unknown, coalesce(scheduled_at, now()),
                expires_at, replay_of, keep_seconds,
                CASE WHEN scheduled_at > now() THEN NULL ELSE now() END,
-               CASE WHEN scheduled_at > now() THEN 'scheduled' END{values}
+               CASE WHEN scheduled_at > now() THEN 'scheduled' END, request_id{values}
         FROM row
         RETURNING id, project_id, version, published_at
     ), event AS (
@@ -165,6 +166,7 @@ _CLAIM = text("""
         SELECT project_id, id, version, 'job.running', jsonb_build_object('attempt', attempt) FROM claimed
     )
     SELECT id, project_id, kind, model, input, attempt, snoozes, max_attempts, timeout_seconds, on_unknown, stream,
+           request_id,
            :through_gate AS gated, kind = ANY(CAST(:noted AS text[])) AND on_unknown = 'retry' AS noted
     FROM claimed
 """)
@@ -423,6 +425,7 @@ def _new_job(row: dict[str, Any], now: datetime, *, later: bool) -> NewJob:
         replay_of=row.get("replay_of"),
         keep_seconds=row.get("keep_seconds"),
         stream=row.get("stream", False),
+        request_id=row.get("request_id"),
         waiting_reason="scheduled" if later else None,
         waiting_until=at if later else None,
     )

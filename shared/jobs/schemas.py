@@ -188,6 +188,10 @@ class JobView(BaseModel):
         Field(description="Seconds for which it is kept once it is final; null means for ever."),
     ]
     stream: Annotated[bool, Field(description="Whether `events_url` tells the text as it is made.")]
+    request_id: Annotated[
+        str | None,
+        Field(description="The `X-Request-ID` of the submit; log lines about the job have it, too."),
+    ]
     tags: list[str]
     metadata: dict[str, str]
     status_url: Annotated[

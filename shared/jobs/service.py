@@ -63,13 +63,13 @@ class JobService:
             self._get_batch, lanes=2, max_batch=500, is_shared_fault=is_unavailable, patience=patience
         )
 
-    async def submit(self, project_id: UUID, job: JobSubmit) -> NewJob:
+    async def submit(self, project_id: UUID, job: JobSubmit, *, request_id: str | None = None) -> NewJob:
         """Stores a job durably, then tells the workers. The broker being away fails nothing.
 
         Raises:
             ValidationFailed: the kind, the model or the input is not allowed.
         """
-        return await self.store(await self.draft(project_id, job))
+        return await self.store(await self.draft(project_id, job, request_id=request_id))
 
     async def store(self, draft: Draft) -> NewJob:
         """Stores a draft, then tells the workers."""
@@ -79,10 +79,18 @@ class JobService:
         await self._publish([stored])
         return stored
 
-    async def draft(self, project_id: UUID, job: JobSubmit, *, replay_of: UUID | None = None) -> Draft:
+    async def draft(
+        self,
+        project_id: UUID,
+        job: JobSubmit,
+        *,
+        replay_of: UUID | None = None,
+        request_id: str | None = None,
+    ) -> Draft:
         """The job as it would be stored.
 
         Args:
+            request_id: names the request that asks for it.
             replay_of: the job that this one repeats.
 
         Raises:
@@ -93,7 +101,7 @@ class JobService:
             await self._webhooks.check(project_id, job.webhook_url)
         warnings = accept_stream(model, self._settings) if job.stream else None
         accepted = await accept(kind, model, job.input, max_prompt_chars=self._settings.max_prompt_chars)
-        row = self._row(project_id, job, kind, model, accepted, replay_of)
+        row = self._row(project_id, job, kind, model, accepted, replay_of, request_id)
         if warnings is not None:
             row |= {"stream": True, "warnings": [*accepted.warnings, *warnings]}
         return Draft(row, accepted.images)
@@ -205,6 +213,7 @@ class JobService:
         model: ModelSpec,
         accepted: Accepted,
         replay_of: UUID | None,
+        request_id: str | None,
     ) -> dict[str, Any]:
         row = {
             "id": uuid7(),
@@ -224,6 +233,7 @@ class JobService:
             "expires_at": job.expires_at,
             "replay_of": replay_of,
             "keep_seconds": job.keep_for or self._keep_seconds,
+            "request_id": request_id,
         }
         if job.webhook_url is not None:
             row |= {"webhook_url": job.webhook_url, "webhook_events": job.webhook_events or ENDINGS}

@@ -52,6 +52,7 @@ def job_view(row: JobRow, outlook: Outlook, public_url: str) -> dict[str, Any]:
         "replay_of": row.replay_of,
         "keep_for": row.keep_seconds,
         "stream": row.stream,
+        "request_id": row.request_id,
         "tags": row.tags,
         "metadata": row.metadata,
         "status_url": url,

@@ -138,6 +138,8 @@ class Job(Base):
 
     #: The job that this one repeats; it may be gone.
     replay_of: Mapped[UUID | None]
+    #: The ``X-Request-ID`` of the submit: what ties the lines of the API's log to those of workers.
+    request_id: Mapped[str | None] = mapped_column(Text)
     #: How long it is kept once it is final; None means for ever.
     keep_seconds: Mapped[float | None] = mapped_column(Double)
     #: Where its own webhooks go, and which events are told there.

@@ -116,6 +116,29 @@ async def test_the_model_may_be_left_out(client: httpx.AsyncClient) -> None:
     assert response.json()["model"] == "gemini-flash"
 
 
+@pytest.mark.parametrize("form", ["once", "keyed", "replay"])
+async def test_a_job_names_the_request_that_submitted_it(client: httpx.AsyncClient, form: str) -> None:
+    headers = {"X-Request-ID": "trace-42"}
+    if form == "keyed":
+        headers["Idempotency-Key"] = "k"
+    address = "/api/v1/jobs"
+    if form == "replay":
+        address += f"/{(await submit(client)).json()['id']}/replay"
+    body = None if form == "replay" else factories.TEXT_JOB
+    response = await client.post(address, json=body, headers=headers)
+    assert response.status_code == 202, response.text
+    assert response.json()["request_id"] == response.headers["x-request-id"] == "trace-42"
+    seen = await client.get(response.headers["location"])
+    assert seen.json()["request_id"] == "trace-42"
+    assert seen.headers["x-request-id"] not in {"", "trace-42"}, "a poll is another request"
+
+
+async def test_a_request_id_that_is_not_sane_is_not_kept(client: httpx.AsyncClient) -> None:
+    response = await client.post("/api/v1/jobs", json=factories.TEXT_JOB, headers={"X-Request-ID": "x" * 129})
+    assert response.json()["request_id"] == response.headers["x-request-id"]
+    assert UUID(response.headers["x-request-id"]).version == 7
+
+
 async def test_a_scheduled_job_waits_for_its_time(client: httpx.AsyncClient, settings: Settings) -> None:
     response = await submit(client, scheduled_at="2100-01-01T00:00:00Z")
     job = response.json()

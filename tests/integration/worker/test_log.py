@@ -47,6 +47,24 @@ async def test_a_retry_says_why_and_when(workers: Workers, table: Table, lines: 
     assert line["seconds"] >= 0
 
 
+async def test_every_line_of_an_attempt_names_the_request_that_submitted_the_job(
+    workers: Workers, table: Table, lines: Any
+) -> None:
+    def act(_: Call) -> Any:
+        raise ValueError("a driver's bug")
+
+    mine, nobodys = await table.add(request_id="trace-42", max_attempts=1), await table.add(max_attempts=1)
+    async with workers(Scripted(act)) as worker:
+        for job_id in (mine, nobodys):
+            await worker.run(job_id)
+    told = [*lines("worker.runner"), *lines("worker.report")]
+    assert len(told) == 4
+    assert {(line["job_id"], line.get("request_id")) for line in told} == {
+        (str(mine), "trace-42"),
+        (str(nobodys), None),
+    }
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
