@@ -1,15 +1,18 @@
-"""A small client of Plantain's API, as a program of yours might have one."""
+"""Jobs of the scripts: submitted, followed in a poll of their own, and their results, on the client that everybody uses."""
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
-import httpx
+from shared.client import FINAL, Plantain, PlantainError, Retries
 
-#: States that a job does not leave.
-FINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
+__all__ = ["FINAL", "Client", "Job", "JobError", "Watched"]
+
 Job = dict[str, Any]
+T = TypeVar("T")
 
 
 class JobError(Exception):
@@ -39,21 +42,18 @@ class Client:
     """Speaks to one API with one key."""
 
     def __init__(self, api_url: str, api_key: str) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"}
-        # trust_env: a proxy in the environment must not get to see what stays on this machine.
-        self._http = httpx.Client(base_url=api_url, headers=headers, timeout=30, trust_env=False)
+        self._plantain = Plantain(api_url, api_key, retries=Retries(tries=4, patience=30))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.close()
+        self._plantain.close()
 
     def submit(self, kind: str, model: str, **job_input: Any) -> Watched:
         """Submit a job; it is kept from here on, whatever happens."""
-        body = {"kind": kind, "model": model, "input": job_input}
-        job = self._json("POST", "/api/v1/jobs", json=body)
-        return Watched(job, states=[job["state"]])
+        job = _told(lambda: self._plantain.submit(kind, job_input, model=model))
+        return Watched(dict(job.raw), states=[job.state])
 
     def follow(self, jobs: list[Watched], show: Callable[[], None], timeout: float) -> None:
         """Poll until all are in a final state; calls `show` after each round."""
@@ -71,33 +71,34 @@ class Client:
         job = watched.job
         if job["state"] != "succeeded":
             error = job.get("error") or {}
-            reason = error.get("message") or error.get("detail") or error.get("code") or "no reason given"
+            reason = error.get("message") or error.get("code") or "no reason given"
             raise JobError(f"the {job['kind']} job {job['state']}: {reason}")
-        result: dict[str, Any] = self._json("GET", f"/api/v1/jobs/{job['id']}/result")["result"]
+        result: dict[str, Any] = _told(lambda: self._plantain.result(job["id"])).raw["result"]
         return result
+
+    def workers(self, watched: Watched) -> list[str]:
+        """The worker of each attempt."""
+        job = _told(lambda: self._plantain.get(watched.job["id"], attempts=True))
+        return [attempt.worker for attempt in job.attempts]
 
     def download(self, url: str) -> bytes:
         """The bytes of an artifact."""
-        return self._answer("GET", url).content
+        with tempfile.TemporaryDirectory(prefix="plantain-") as folder:
+            artifact_id = url.rpartition("/")[2]
+            return _told(lambda: self._plantain.download(artifact_id, Path(folder) / "picture")).read_bytes()
 
     def _poll(self, watched: Watched) -> None:
         if not watched.done:
-            watched.job = self._json("GET", f"/api/v1/jobs/{watched.job['id']}")
+            watched.job = dict(_told(lambda: self._plantain.get(watched.job["id"])).raw)
         state = watched.job["state"]
         if state in FINAL and watched.took is None:
             watched.took = watched.elapsed
         if watched.states[-1] != state:
             watched.states.append(state)
 
-    def _json(self, method: str, path: str, **more: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = self._answer(method, path, **more).json()
-        return answer
 
-    def _answer(self, method: str, path: str, **more: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, path, **more)
-        except httpx.HTTPError as error:
-            raise JobError(f"{method} {path} got no answer: {error}") from error
-        if not response.is_success:
-            raise JobError(f"{method} {path} was answered with {response.status_code}: {response.text[:500]}")
-        return response
+def _told(ask: Callable[[], T]) -> T:
+    try:
+        return ask()
+    except PlantainError as error:
+        raise JobError(str(error)) from error

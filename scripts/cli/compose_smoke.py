@@ -46,15 +46,6 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-class SmokeClient(Client):
-    """Also asks who ran a job."""
-
-    def workers(self, watched: Watched) -> list[str]:
-        """The worker of each attempt."""
-        job = self._json("GET", f"/api/v1/jobs/{watched.job['id']}?include=attempts")
-        return [attempt["worker"] for attempt in job["attempts"]]
-
-
 class Smoke:
     """One run; each method is a step that raises `ComposeError` or `JobError`."""
 
@@ -109,7 +100,7 @@ class Smoke:
         ).strip()
         texts, images = self.parsed.texts, self.parsed.images
         with (
-            SmokeClient(f"http://{ports.HOST}:{self.api_port}", key) as client,
+            Client(f"http://{ports.HOST}:{self.api_port}", key) as client,
             self._step(f"{texts} text jobs and {images} image jobs succeeded"),
         ):
             jobs = [client.submit("text.generate", "gemini-flash", prompt=f"Say {n}.") for n in range(texts)]
@@ -122,7 +113,7 @@ class Smoke:
         self._check_calls(len(jobs))
         self._report_memory("memory after the jobs")
 
-    def _check_jobs(self, client: SmokeClient, jobs: list[Watched]) -> None:
+    def _check_jobs(self, client: Client, jobs: list[Watched]) -> None:
         workers: Counter[str] = Counter()
         for watched in jobs:
             result = client.result(watched)
