@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -15,6 +16,7 @@ from redis import Redis
 
 from scripts import files, ports
 from scripts.benching.bench import Bench, BenchError, stop
+from scripts.benching.follow import StreamSpec
 from scripts.benching.load import Spec
 from scripts.process import ROOT
 from scripts.program import Program, answers
@@ -57,12 +59,19 @@ class Plantain:
         bench.run(self._program("migrate", ["alembic", "upgrade", "head"]))
         ensure = ["shared.access", "ensure", "--project", "default", "--name", "bench", "--secret-stdin"]
         bench.run(self._program("key", ensure, stdin=f"{self.key}\n".encode()))
-        self.api = bench.start(
-            self._program("api", ["api"], is_ready=lambda: answers(port, "/api/health/ready"))
-        )
+        self.api = self._start_api()
         schedule = str(bench.folder / f"{label}-beat")
         beat = ["celery", "--quiet", "-A", "worker.app", "beat", "--schedule", schedule]
         self.beat = bench.start(self._program("beat", beat))
+
+    def restart_api(self) -> None:
+        """A process that remembers nothing of what came before."""
+        stop(self.api)
+        self.api = self._start_api()
+
+    def _start_api(self) -> Program:
+        is_ready = partial(answers, self.port, "/api/health/ready")
+        return self.bench.start(self._program("api", ["api"], is_ready=is_ready))
 
     @property
     def pids(self) -> dict[str, int]:
@@ -91,6 +100,27 @@ class Plantain:
             "paths": paths,
         }
         return self.spec(**(asked | how))
+
+    def follow(self, *, per_job: bool, streams: int, changes: int, warm: float) -> StreamSpec:
+        """Event streams of the project, or of a job each, and jobs that change under them."""
+        ids = self._some_ids(streams)
+        with psycopg.connect(self.database_url) as db:
+            row = db.execute("SELECT id FROM projects WHERE name = 'default'").fetchone()
+        assert row is not None
+        return StreamSpec(
+            host=ports.HOST,
+            port=self.port,
+            method="GET",
+            headers={"Authorization": f"Bearer {self.key}"},
+            paths=[f"/api/v1/jobs/{each}/events" for each in ids] if per_job else ["/api/v1/events"],
+            connections=streams,
+            warm=warm,
+            database_url=self.database_url,
+            redis_url=self.redis_url,
+            project=str(row[0]),
+            jobs=tuple(ids[:changes]),
+            told=1 if per_job else streams,
+        )
 
     @contextmanager
     def worker(self, concurrency: int) -> Iterator[dict[str, int]]:

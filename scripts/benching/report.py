@@ -14,6 +14,7 @@ RATIOS = {
     "inflight": ("of ideal", "worker MiB"),
     "latency": ("p50 ms", "p99 ms"),
     "memory": (),
+    "streams": ("KiB a stream", "p99 ms"),
 }
 
 

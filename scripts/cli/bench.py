@@ -4,6 +4,7 @@ import argparse
 import json
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from scripts.benching import machine, peer, report
@@ -11,7 +12,7 @@ from scripts.benching.baseline import Empty, Tutorial
 from scripts.benching.bench import Bench, BenchError, Effort, running
 from scripts.benching.figures import as_json
 from scripts.benching.grown import Grown
-from scripts.benching.parts import http, jobs, memory
+from scripts.benching.parts import http, jobs, memory, streams
 from scripts.benching.peer import Peer
 from scripts.benching.plantain import Plantain
 from scripts.cli import options
@@ -19,7 +20,16 @@ from scripts.embedded import EmbeddedError
 from scripts.process import ROOT
 from scripts.terminal import Terminal
 
-PARTS = ("submit", "poll", "lists", "drain", "inflight", "latency", "memory", "growth", "peers")
+#: Parts that know no subject but Plantain.
+OF_OURS: dict[str, Callable[[Bench, list[Plantain]], None]] = {
+    "lists": http.lists,
+    "drain": jobs.drain,
+    "inflight": jobs.inflight,
+    "latency": jobs.latency,
+    "memory": memory.memory,
+    "streams": streams.streams,
+}
+PARTS = ("submit", "poll", "lists", "drain", "inflight", "latency", "memory", "streams", "growth", "peers")
 
 
 def main(arguments: list[str]) -> int:
@@ -64,20 +74,12 @@ def _measure(bench: Bench, parts: list[str], against: Path | None) -> None:
                 http.submit(bench, apis)
             case "poll":
                 http.poll(bench, apis, conditional=ours)
-            case "lists":
-                http.lists(bench, ours)
-            case "drain":
-                jobs.drain(bench, ours)
-            case "inflight":
-                jobs.inflight(bench, ours)
-            case "latency":
-                jobs.latency(bench, ours)
-            case "memory":
-                memory.memory(bench, ours)
             case "growth":
                 _growth(bench, ours[0])
             case "peers":
                 _peers(bench, ours)
+            case _:
+                OF_OURS[part](bench, ours)
 
 
 def _growth(bench: Bench, empty: Plantain) -> None:

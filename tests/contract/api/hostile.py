@@ -13,7 +13,7 @@ from tests import factories
 from tests.contract.api.raw import Raw
 
 #: Header values as RFC 9110 has them and as it does not, without what would end the line.
-_LINE = st.binary(max_size=60).map(lambda value: value.replace(b"\r", b"").replace(b"\n", b"")) | st.binary(
+LINE = st.binary(max_size=60).map(lambda value: value.replace(b"\r", b"").replace(b"\n", b"")) | st.binary(
     max_size=60
 ).map(lambda value: bytes(byte for byte in value if 0x20 <= byte != 0x7F))
 _NUMBERS = st.sampled_from(
@@ -27,49 +27,49 @@ _NUMBERS = st.sampled_from(
 def _near(*values: bytes) -> SearchStrategy[bytes]:
     """One of the values, often with a piece cut out, put in or repeated."""
     base = st.sampled_from(values)
-    cut = st.tuples(base, st.integers(0, 60), st.integers(0, 60), _LINE | st.just(b"")).map(
+    cut = st.tuples(base, st.integers(0, 60), st.integers(0, 60), LINE | st.just(b"")).map(
         lambda drawn: drawn[0][: drawn[1]] + drawn[3] + drawn[0][drawn[2] :]
     )
     return base | cut | st.tuples(base, st.integers(2, 800)).map(lambda drawn: drawn[0] * drawn[1])
 
 
 HEADERS: Mapping[bytes, SearchStrategy[bytes]] = {
-    b"If-None-Match": _near(b"*", b'"1"', b'W/"1", "2"', b'"' + b"a" * 64 + b'"', b'"unfinished') | _LINE,
-    b"If-Range": _near(b'"1"', b"Wed, 21 Oct 2015 07:28:00 GMT") | _LINE,
+    b"If-None-Match": _near(b"*", b'"1"', b'W/"1", "2"', b'"' + b"a" * 64 + b'"', b'"unfinished') | LINE,
+    b"If-Range": _near(b'"1"', b"Wed, 21 Oct 2015 07:28:00 GMT") | LINE,
     b"Range": _near(b"bytes=0-10", b"bytes=-5", b"bytes=5-", b"bytes=0-0,2-3", b"items=1-2", b"bytes=5-2")
     | _NUMBERS.map(lambda n: b"bytes=" + n + b"-" + n)
     | _NUMBERS.map(lambda n: b"bytes=-" + n)
-    | _LINE,
+    | LINE,
     b"Prefer": _near(b"wait=0", b'wait="0"', b"respond-async, wait=0", b"wait=0; a=b")
     | _NUMBERS.map(lambda n: b"wait=x" + n)
-    | _LINE,
-    b"Last-Event-ID": _NUMBERS | _LINE,
-    b"Idempotency-Key": _near(b"a-key", b'"a-key"', b'"a\\"b"', b"a" * 255, b"a" * 256) | _LINE,
-    b"X-Request-ID": _near(b"an-id", b"a" * 128, b"a" * 129) | _LINE,
-    b"Accept": _near(b"*/*", b"text/html;q=0.1", b"application/json") | _LINE,
-    b"Accept-Encoding": _near(b"gzip, br;q=0", b"identity") | _LINE,
+    | LINE,
+    b"Last-Event-ID": _NUMBERS | LINE,
+    b"Idempotency-Key": _near(b"a-key", b'"a-key"', b'"a\\"b"', b"a" * 255, b"a" * 256) | LINE,
+    b"X-Request-ID": _near(b"an-id", b"a" * 128, b"a" * 129) | LINE,
+    b"Accept": _near(b"*/*", b"text/html;q=0.1", b"application/json") | LINE,
+    b"Accept-Encoding": _near(b"gzip, br;q=0", b"identity") | LINE,
     b"Content-Type": _near(
         b"application/json",
         b"application/json; charset=utf-16",
         b"application/x+json",
         b"multipart/form-data",
     )
-    | _LINE,
-    b"Content-Encoding": _near(b"gzip", b"identity", b"deflate") | _LINE,
-    b"Expect": _near(b"100-continue") | _LINE,
-    b"Upgrade": _near(b"websocket", b"h2c") | _LINE,
-    b"Connection": _near(b"close", b"keep-alive", b"Upgrade, HTTP2-Settings") | _LINE,
-    b"Cookie": _LINE,
+    | LINE,
+    b"Content-Encoding": _near(b"gzip", b"identity", b"deflate") | LINE,
+    b"Expect": _near(b"100-continue") | LINE,
+    b"Upgrade": _near(b"websocket", b"h2c") | LINE,
+    b"Connection": _near(b"close", b"keep-alive", b"Upgrade, HTTP2-Settings") | LINE,
+    b"Cookie": LINE,
     b"X-HTTP-Method-Override": _near(b"DELETE"),
-    b"Forwarded": _near(b"for=1.2.3.4;host=evil") | _LINE,
-    b"Host": _near(b"evil.example", b"[::1]:80") | _LINE,
+    b"Forwarded": _near(b"for=1.2.3.4;host=evil") | LINE,
+    b"Host": _near(b"evil.example", b"[::1]:80") | LINE,
 }
 
 
 def _authorization(key: str) -> SearchStrategy[bytes]:
     """Mostly the right one: behind a wrong one, nothing else is looked at."""
     good = b"Bearer " + key.encode()
-    return st.one_of(*[st.just(good)] * 6, _near(good, b"Basic dTpw", b"bearer  x", b"Bearer"), _LINE)
+    return st.one_of(*[st.just(good)] * 6, _near(good, b"Basic dTpw", b"bearer  x", b"Bearer"), LINE)
 
 
 def with_headers(key: str, targets: list[tuple[str, bytes]]) -> SearchStrategy[Raw]:

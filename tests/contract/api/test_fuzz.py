@@ -14,12 +14,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis.strategies import SearchStrategy
 
 from tests import factories
-from tests.contract.api import hostile
+from tests.contract.api import hostile, pieces
 from tests.contract.api.conftest import Api
 from tests.contract.api.raw import Answer, Raw, send
 
 #: How many of each sort are sent by the usual run, and by scripts/test --contract.
-FEW, MANY = 60, 2000
+FEW, MANY = 50, 2000
 
 _ALIVE = Raw("GET", b"/api/health/live")
 
@@ -93,6 +93,12 @@ def _get(api: Api, target: bytes) -> bytes:
     return answer.body
 
 
+def _names(api: Api) -> list[str]:
+    """Fields of every body that there is, so that each meets what it does not expect."""
+    schemas = json.loads(_get(api, b"/openapi.json"))["components"]["schemas"].values()
+    return sorted({name for schema in schemas for name in schema.get("properties", {})})
+
+
 def headers(api: Api) -> SearchStrategy[Raw]:
     artifact, done, other = api.artifacts[1].encode(), api.final.encode(), api.jobs[0].encode()
     targets = [
@@ -119,11 +125,7 @@ def bodies(api: Api) -> SearchStrategy[Raw]:
         b"/api/v1/jobs/cancel": {"filter": {"tag": ["no such"]}, "dry_run": True},
         b"/api/v1/jobs/" + api.final.encode() + b"/replay": {"input": {"seed": 7}},
     }
-    document = json.loads(_get(api, b"/openapi.json"))
-    schemas = document["components"]["schemas"].values()
-    # Fields of every body that there is, so that each meets what it does not expect.
-    names = sorted({name for schema in schemas for name in schema.get("properties", {})})
-    return hostile.bodies(api.key, targets, names)
+    return hostile.bodies(api.key, targets, _names(api))
 
 
 def addresses(api: Api) -> SearchStrategy[Raw]:
@@ -148,7 +150,17 @@ def framings(api: Api) -> SearchStrategy[Raw]:
     return hostile.framings(api.key)
 
 
-SORTS = {"headers": headers, "bodies": bodies, "addresses": addresses, "framings": framings}
+def forms(api: Api) -> SearchStrategy[Raw]:
+    return pieces.forms(api.key, b"/api/v1/uploads")
+
+
+SORTS = {
+    "headers": headers,
+    "bodies": bodies,
+    "addresses": addresses,
+    "framings": framings,
+    "forms": forms,
+}
 
 
 def test_hostile_requests_are_answered(api: Api, fuzz: Fuzz) -> None:

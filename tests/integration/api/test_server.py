@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -35,12 +35,12 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
 
 
 class Server:
-    def __init__(self, settings: Settings, log: Path, **more: str) -> None:
+    def __init__(self, settings: Settings, log: Path, *, under: Sequence[str] = (), **more: str) -> None:
         self.port = ports.free_port()
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "api"],
+                [*under, sys.executable, "-m", "api"],
                 cwd=ROOT,
                 env=environment(
                     settings, API_PORT=str(self.port), LOG_FORMAT="json", LOG_LEVEL="DEBUG", **more
@@ -186,6 +186,23 @@ async def test_an_answer_that_is_owed_comes_before_the_end_of_what_is_no_http(
         head, _, problem = client.recv(1 << 16).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad request\r\ncontent-type: application/problem+json")
     assert json.loads(problem)["code"] == "bad_request"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_limit_of_open_files_is_raised_or_told(settings: Settings, tmp_path: Path) -> None:
+    def limited(soft: int, hard: int) -> str:
+        log = tmp_path / f"{hard}.log"
+        limit = ["prlimit", f"--nofile={soft}:{hard}"]
+        server = Server(settings, log, under=limit, API_MAX_WAITING="2000")
+        found = Path(f"/proc/{server.process.pid}/limits").read_text(encoding="utf-8")
+        server.process.kill()
+        server.process.wait()
+        [line] = [line for line in found.splitlines() if line.startswith("Max open files")]
+        assert line.split()[3:5] == [str(hard), str(hard)]
+        return log.read_text(encoding="utf-8")
+
+    assert "limit of open files" not in limited(256, 4096)
+    assert "the limit of open files is 1024, and API_MAX_WAITING=2000 needs 2100" in limited(256, 1024)
 
 
 @pytest.mark.parametrize(
