@@ -29,6 +29,9 @@ _START_SECONDS = 60.0
 _POSTGRES = {"max_connections": "300"}
 
 
+CONNECTIONS = (1, 8, 32, 256)
+
+
 class BenchError(Exception):
     """What was measured did not do what it should; the text says what was seen. There are no figures then."""
 
@@ -40,6 +43,8 @@ class Effort:
     repeats: int
     seconds: float
     jobs: int
+    #: Of submit and poll.
+    connections: Sequence[int] = CONNECTIONS
 
 
 @dataclass

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 from uuid import UUID
 
 import uvloop
@@ -53,25 +54,28 @@ class StreamSpec(Spec):
 class Stream(asyncio.Protocol):
     """One client that follows."""
 
-    def __init__(self, request: bytes, on_open: Callable[[], None], on_cancelled: Callable[[], None]) -> None:
+    def __init__(
+        self, request: bytes, on_open: Callable[[WireError | None], None], on_cancelled: Callable[[], None]
+    ) -> None:
         self._request = request
         self._on_open, self._on_cancelled = on_open, on_cancelled
         self._is_open = False
         self._seen = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(self._request)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no instance of it
+        self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         if not self._is_open:
             self._seen += data
             if not self._seen.startswith(b"HTTP/1.1 200"[: len(self._seen)]):
-                raise WireError(self._seen.decode("latin-1"))
+                self._on_open(WireError(self._seen.decode("latin-1")))
+                return
             if b"retry: " not in self._seen:
                 return
             self._is_open, self._seen = True, b""
-            self._on_open()
+            self._on_open(None)
         for _ in range(data.count(b"event: job.cancelled\n")):
             self._on_cancelled()
 
@@ -109,12 +113,17 @@ class Follow:
 
         async def open_one(path: str) -> None:
             async with slots, asyncio.timeout(_PATIENCE):
-                is_open = asyncio.Event()
+                opened: asyncio.Future[None] = loop.create_future()
+
+                def is_open(error: WireError | None) -> None:
+                    if not opened.done():
+                        opened.set_exception(error) if error else opened.set_result(None)
+
                 request = target.request("GET", path, more={"Accept": "text/event-stream"})
                 await loop.create_connection(
-                    lambda: Stream(request, is_open.set, self._cancelled), spec.host, spec.port
+                    lambda: Stream(request, is_open, self._cancelled), spec.host, spec.port
                 )
-                await is_open.wait()
+                await opened
 
         paths = [spec.paths[number % len(spec.paths)] for number in range(spec.connections)]
         await asyncio.gather(*map(open_one, paths))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scripts.benching import machine, peer, report
 from scripts.benching.baseline import Empty, Tutorial
-from scripts.benching.bench import Bench, BenchError, Effort, running
+from scripts.benching.bench import CONNECTIONS, Bench, BenchError, Effort, running
 from scripts.benching.figures import as_json
 from scripts.benching.grown import Grown
 from scripts.benching.parts import http, jobs, memory, streams
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     parsed = _parser().parse_args(arguments)
     terminal = Terminal()
     folder = ROOT / ".plantain" / f"bench-{secrets.token_hex(4)}"
-    effort = Effort(parsed.repeats, parsed.seconds, parsed.jobs)
+    effort = Effort(parsed.repeats, parsed.seconds, parsed.jobs, parsed.connections)
     keep = True
     facts = machine.facts()
     try:
@@ -138,6 +138,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="of load for each figure of submit and poll; the others grow with it (default: %(default)s)",
     )
+    add(
+        "--connections",
+        type=_connections,
+        default=CONNECTIONS,
+        metavar="N,N",
+        help=f"of submit and poll (default: {','.join(map(str, CONNECTIONS))})",
+    )
     add("--jobs", type=_jobs, default=5000, metavar="N", help="that drain runs (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write every sample there")
     add(
@@ -160,6 +167,13 @@ def _seconds(text: str) -> float:
     if not 0.2 <= number <= 600:
         raise argparse.ArgumentTypeError("must be between 0.2 and 600")
     return number
+
+
+def _connections(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split(","))
+    if not all(1 <= number <= 2000 for number in numbers):
+        raise argparse.ArgumentTypeError("must be between 1 and 2000 each")
+    return numbers
 
 
 def _jobs(text: str) -> int:

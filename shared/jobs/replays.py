@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared import storage
 from shared.artifacts import queries as artifacts
 from shared.errors import FieldError, Gone, ValidationFailed
+from shared.jobs.schemas import JobSubmit
 from shared.jobs.service import not_found
 
 # Neither scheduled_at nor expires_at: those were times of then.
@@ -60,7 +61,11 @@ def changed(request: dict[str, Any], changes: Any) -> Any:
         message = f"a replay is of the same kind, {request['kind']}; leave it out"
         errors = [FieldError("/kind", "not_allowed", message, [request["kind"]])]
         raise ValidationFailed("The job is not allowed; errors names each field.", errors=errors)
-    return _patched(request, changes)
+    result = _patched(request, changes)
+    if isinstance(changes, dict):
+        # A field that there is none of stays, for the validation to refuse: a misspelt one must not look like no change.
+        result |= dict.fromkeys(changes.keys() - JobSubmit.model_fields.keys())
+    return result
 
 
 def brings_images(changes: Any) -> bool:

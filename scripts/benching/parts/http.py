@@ -12,7 +12,6 @@ from scripts.benching.meters import Meter
 from scripts.benching.parts import turns
 from scripts.benching.plantain import Plantain
 
-CONNECTIONS = (1, 8, 32, 256)
 #: What people and dashboards ask for, by how the report calls it.
 LISTS = {
     "newest 50": "/api/v1/jobs?limit=50",
@@ -42,7 +41,7 @@ class Subject(Protocol):
 def submit(bench: Bench, subjects: Sequence[Subject], part: str = "submit") -> None:
     """No worker runs. Every answer is a 202 with an id, and every one of them a row, or there are no figures."""
     for repeat in range(bench.effort.repeats):
-        for connections in CONNECTIONS:
+        for connections in bench.effort.connections:
             for subject in turns(subjects, repeat):
                 subject.clear()
                 before = subject.rows()
@@ -63,7 +62,7 @@ def poll(
         if subject.rows() is not None:
             bench.load(subject.spec(count=POLLED))
     for repeat in range(bench.effort.repeats):
-        for connections in CONNECTIONS:
+        for connections in bench.effort.connections:
             case = f"{connections} connections"
             for subject in turns(subjects, repeat):
                 spec = subject.poll(connections=connections, seconds=bench.effort.seconds)

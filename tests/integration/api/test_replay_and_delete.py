@@ -106,6 +106,7 @@ class TestReplay:
             ({"input": {"prompt": "b"}}, "/input", "validation_failed"),
             ({"input": []}, "/input", "validation_failed"),
             ({"model": "nano-banana"}, "/model", "unknown_model"),
+            ({"priorty": None}, "/priorty", "validation_failed"),
             ([], "", "validation_failed"),
             ("text", "", "validation_failed"),
         ],
