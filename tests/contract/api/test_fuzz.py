@@ -154,13 +154,13 @@ def forms(api: Api) -> SearchStrategy[Raw]:
     return pieces.forms(api.key, b"/api/v1/uploads")
 
 
-def lines(api: Api) -> SearchStrategy[Raw]:
+def lines(api: Api) -> SearchStrategy[Raw] | None:
     if "/api/v1/batches" not in json.loads(_get(api, b"/openapi.json"))["paths"]:
-        pytest.skip("there are no batches yet")
+        return None  # not yet
     return pieces.lines(api.key, b"/api/v1/batches", _names(api))
 
 
-SORTS = {
+SORTS: dict[str, Callable[[Api], SearchStrategy[Raw] | None]] = {
     "headers": headers,
     "bodies": bodies,
     "addresses": addresses,
@@ -172,12 +172,15 @@ SORTS = {
 
 def test_hostile_requests_are_answered(api: Api, fuzz: Fuzz) -> None:
     for sort in SORTS.values():  # one after the other: starting an API takes longer
-        seen = fuzz(sort(api), FEW)
-        assert len(seen) > 2, "nothing came of what was drawn"
+        requests = sort(api)
+        if requests is not None:
+            assert len(fuzz(requests, FEW)) > 2, "nothing came of what was drawn"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("sort", SORTS)
 def test_many_hostile_requests_are_answered(api: Api, fuzz: Fuzz, sort: str) -> None:
-    fuzz(SORTS[sort](api), MANY)
+    requests = SORTS[sort](api)
+    if requests is not None:
+        fuzz(requests, MANY)
