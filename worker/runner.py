@@ -30,6 +30,7 @@ from shared.db import Database, HeldError, is_unavailable
 from shared.jobs import claims, outcomes, queries
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.kinds import KINDS, StoredImage
+from shared.kinds.base import INPUT_URLS
 from shared.logging import bound, context
 from shared.providers import Drivers
 from shared.providers.base import (
@@ -42,13 +43,14 @@ from shared.providers.base import (
     RetryableError,
     UnknownOutcomeError,
 )
-from shared.providers.catalog import ModelSpec, catalog
+from shared.providers.catalog import ImageCapabilities, ModelSpec, catalog
 from shared.providers.pricing import estimate
 from shared.wakeups import Wakeups
 from worker.accounts import Account
 from worker.deltas import DeltaSender, LiveText
 from worker.flights import Flight, Flights
 from worker.gatekeeper import Gatekeeper
+from worker.inputs import SHARE, InputImages
 from worker.recorder import NOT_OURS, RETRY_SECONDS, Recorder
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,10 @@ _NOTE_HOLDS = 0.25
 _DRIVER_GRACE_SECONDS = 5.0
 
 Result = TypeVar("Result")
+
+
+class _CalledOff(Exception):
+    """Whoever waits for this attempt does so no longer; the provider was not called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,7 @@ class Runner:
         self._drivers = drivers
         self._flights = flights
         self._name = name
+        self._inputs = InputImages(settings)
         self._gates = Gatekeeper(database, settings)
         self._recorder = Recorder(database, wakeups)
         self._deltas = DeltaSender(wakeups.redis)
@@ -119,6 +126,7 @@ class Runner:
     async def close(self) -> None:
         """Passes on what text there is; to be called when nothing runs any more."""
         await self._deltas.close()
+        await self._inputs.aclose()
 
     async def run(self, job_id: UUID) -> str:
         """Runs one attempt of a job, if it may run now. Answers what became of it, for people.
@@ -153,7 +161,12 @@ class Runner:
 
     async def _attempt(self, flight: Flight, row: Row[Any]) -> str:
         try:
-            prepared = await self._patiently(lambda: self._prepare(row), until=flight.deadline)
+            prepared = await self._patiently(lambda: self._prepare(flight, row), until=flight.deadline)
+        except _CalledOff:
+            return await self._give_back(flight)
+        except ProviderError as error:  # the input's pictures: nobody was asked for anything
+            ending = outcomes.after_error(flight.job, error, Served(), self._backoff)
+            return await self._recorder.record(flight, outcomes.not_called(ending))
         except Exception as error:
             if is_unavailable(error):
                 raise  # nothing was sent: the lease runs out and another attempt begins
@@ -204,9 +217,14 @@ class Runner:
             await asyncio.sleep(delay)
             delay = min(delay * 2, longest)
 
-    async def _prepare(self, row: Row[Any]) -> Prepared:
+    async def _prepare(self, flight: Flight, row: Row[Any]) -> Prepared:
         kind, model = KINDS[row.kind], catalog()[row.model]
-        images = await self._load_inputs(row.id) if kind.queue == "image" else []
+        images: Sequence[ImageBytes] = ()
+        timeout: float = row.timeout_seconds
+        if model.image is not None:
+            began = time.monotonic()
+            images = await self._input_images(flight, row, model.image)
+            timeout -= time.monotonic() - began
         request = kind.to_request(row.input, images)
         driver = self._drivers.get(model)
         return Prepared(
@@ -216,7 +234,7 @@ class Runner:
             model=model,
             request=request,
             driver=driver,
-            timeout=row.timeout_seconds,
+            timeout=timeout,
             account=Account(model, driver.provider, estimate(model, request, datetime.now(UTC))),
             gated=row.gated,
             live=self._deltas.open(row.id, row.attempt, row.timeout_seconds + RECORD_GRACE_SECONDS)
@@ -224,17 +242,46 @@ class Runner:
             else None,
         )
 
-    async def _load_inputs(self, job_id: UUID) -> list[ImageBytes]:
+    async def _input_images(
+        self, flight: Flight, row: Row[Any], can: ImageCapabilities
+    ) -> Sequence[ImageBytes]:
+        """The pictures that the job came with, ready to be shown to the model.
+
+        Raises:
+            ProviderError: one of them cannot be had or used.
+            _CalledOff: a cancel or a rescue came meanwhile.
+        """
+        stored, urls = await self._load_inputs(row.id), row.input.get(INPUT_URLS, {})
+        if not stored and not urls:
+            return ()
+        if flight.cancelled or flight.fenced:
+            raise _CalledOff
+        flight.call = asyncio.create_task(self._inputs.ready(stored, urls, can, row.timeout_seconds * SHARE))
+        try:
+            return await flight.call
+        except asyncio.CancelledError:
+            if flight.cancelled or flight.fenced:
+                raise _CalledOff from None
+            raise
+        finally:
+            flight.call = None
+
+    async def _load_inputs(self, job_id: UUID) -> dict[int, ImageBytes]:
+        """The pictures whose bytes are in the database, by their position."""
         async with self._recorder.picture_transaction() as db:
-            return [
-                ImageBytes(
-                    await storage.read_all(db, image.id),
+            return {
+                image.position: ImageBytes(
+                    await (
+                        storage.read_upload(db, image.upload_id)
+                        if image.upload_id
+                        else storage.read_all(db, image.id)
+                    ),
                     image.media_type,
                     image.width or 0,
                     image.height or 0,
                 )
                 for image in await artifacts.inputs(db, job_id)
-            ]
+            }
 
     async def _may_call(self, flight: Flight, estimate: Decimal) -> bool:
         """Notes that the call goes out. False: it must not, because the job is called off or no longer ours."""

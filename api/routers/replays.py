@@ -63,8 +63,9 @@ async def _draft(request: Request, source: UUID, changes: Any, size: int) -> Dra
     async with AsyncExitStack() as held:
         async with services.database.transaction() as db:
             pictures = await artifacts.inputs(db, source) if with_images else ()
-        if pictures:
-            size += sum(picture.byte_size for picture in pictures) * 4 // 3
+        own = [picture.byte_size for picture in pictures if picture.upload_id is None]
+        if own:
+            size += sum(own) * 4 // 3
             await (await held.enter_async_context(services.body_bytes.room())).take(size)
             await held.enter_async_context(services.large_bodies)
         async with services.database.transaction() as db:

@@ -17,8 +17,15 @@ _INSERT = text("""
     VALUES (:id, :project_id, :job_id, :role, :position, :media_type, :byte_size, :sha256, :width, :height)
 """)
 _FIND = text("SELECT * FROM artifacts WHERE id = :id AND project_id = :project_id")
+# The lock keeps the upload until the reference can be seen.
+_REFER = text("""
+    INSERT INTO artifacts (id, project_id, job_id, role, position, media_type, byte_size, sha256, width, height, upload_id)
+    SELECT :id, project_id, :job_id, 'input', :position, media_type, byte_size, sha256, width, height, id FROM uploads
+    WHERE id = :upload_id AND project_id = :project_id AND completed_at IS NOT NULL
+    FOR KEY SHARE
+""")
 _INPUTS = text("""
-    SELECT id, media_type, byte_size, width, height FROM artifacts WHERE job_id = :job_id AND role = 'input' ORDER BY position
+    SELECT id, position, media_type, byte_size, width, height, upload_id FROM artifacts WHERE job_id = :job_id AND role = 'input' ORDER BY position
 """)
 _DELETE_BYTES = text("""
     WITH b AS (
@@ -60,6 +67,20 @@ async def insert(
         },
     )
     await storage.write(db, artifact_id, project_id, data)
+
+
+async def refer(
+    db: AsyncConnection, *, artifact_id: UUID, project_id: UUID, job_id: UUID, position: int, upload_id: UUID
+) -> bool:
+    """Writes an input artifact whose bytes are an upload's. False: the project has no such upload."""
+    parameters = {
+        "id": artifact_id,
+        "project_id": project_id,
+        "job_id": job_id,
+        "position": position,
+        "upload_id": upload_id,
+    }
+    return (await db.execute(_REFER, parameters)).rowcount == 1
 
 
 async def find(db: AsyncConnection, project_id: UUID, artifact_id: UUID) -> Row[Any] | None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
@@ -18,7 +19,8 @@ from shared.idempotency import queries as idempotency
 from shared.idempotency.claim import Answer, AnswerOf, Claim
 from shared.jobs import queries
 from shared.jobs.queries import NewJob
-from shared.kinds.base import InputImage
+from shared.jobs.references import no_upload
+from shared.kinds.base import InputImage, InputUpload
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Draft:
     """A job as ``queries.submit`` takes it, and the pictures that come with it."""
 
     row: dict[str, Any]
-    images: Sequence[InputImage] = ()
+    images: Sequence[InputImage | InputUpload] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,37 +66,68 @@ class KeyedSubmits:
             return await _keep(db, batch, [stored[keyed.draft.row["id"]] for keyed in batch])
 
     async def _store_with_images(self, keyed: Keyed) -> tuple[NewJob, Answer]:
-        digests = await digests_of(keyed.draft)
+        digests = await digests_of(keyed.draft.images)
         async with self._database.transaction() as db:
             row = await store_with_images(db, keyed.draft, digests)
             (kept,) = await _keep(db, [keyed], [row])
         return kept
 
 
-async def digests_of(draft: Draft) -> list[bytes]:
-    """SHA-256 of each picture, worked out on a thread: before a transaction begins, not in it."""
-    return await asyncio.to_thread(lambda: [artifacts.digest_of(image.data) for image in draft.images])
+async def digests_of(images: Sequence[InputImage | InputUpload]) -> list[bytes]:
+    """SHA-256 of each picture, worked out on a thread: before a transaction begins, not in it. An upload's is known."""
+    return await asyncio.to_thread(
+        lambda: [
+            artifacts.digest_of(image.data) if isinstance(image, InputImage) else b"" for image in images
+        ]
+    )
 
 
 async def store_with_images(db: AsyncConnection, draft: Draft, digests: Sequence[bytes]) -> NewJob:
-    """Inserts one job and its pictures."""
+    """Inserts one job and its pictures.
+
+    Raises:
+        ValidationFailed: an upload is no longer there.
+    """
     job_id = draft.row["id"]
     stored = (await queries.submit(db, [draft.row]))[job_id]
-    for position, (image, digest) in enumerate(zip(draft.images, digests, strict=True)):
+    await store_images(db, draft.row["project_id"], job_id, draft.images, digests)
+    return stored
+
+
+async def store_images(
+    db: AsyncConnection,
+    project_id: UUID,
+    job_id: UUID,
+    images: Sequence[InputImage | InputUpload],
+    digests: Sequence[bytes],
+) -> None:
+    """Inserts the pictures that come with a job; see ``store_with_images``."""
+    for image, digest in zip(images, digests, strict=True):
+        if isinstance(image, InputUpload):
+            found = await artifacts.refer(
+                db,
+                artifact_id=uuid7(),
+                project_id=project_id,
+                job_id=job_id,
+                position=image.position,
+                upload_id=image.upload_id,
+            )
+            if not found:
+                raise no_upload([image])
+            continue
         await artifacts.insert(
             db,
             artifact_id=uuid7(),
-            project_id=draft.row["project_id"],
+            project_id=project_id,
             job_id=job_id,
             role="input",
-            position=position,
+            position=image.position,
             media_type=image.media_type,
             data=image.data,
             digest=digest,
             width=image.width,
             height=image.height,
         )
-    return stored
 
 
 async def _keep(

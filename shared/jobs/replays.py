@@ -14,6 +14,7 @@ from shared.artifacts import queries as artifacts
 from shared.errors import FieldError, Gone, ValidationFailed
 from shared.jobs.schemas import JobSubmit
 from shared.jobs.service import not_found
+from shared.kinds.base import INPUT_URLS
 
 # Neither scheduled_at nor expires_at: those were times of then.
 _SOURCE = text("""
@@ -26,7 +27,7 @@ _SOURCE = text("""
 async def request_of(
     db: AsyncConnection, project_id: UUID, job_id: UUID, *, with_images: bool
 ) -> dict[str, Any]:
-    """The submit that would make the job again, its pictures in base64.
+    """The submit that would make the job again, its pictures in base64, or as it named them.
 
     Raises:
         NotFound: no such job in the project.
@@ -36,8 +37,15 @@ async def request_of(
     if row is None:
         raise not_found(job_id)
     request = dict(row._mapping)  # noqa: SLF001  SQLAlchemy's documented name
-    if with_images and (images := await artifacts.inputs(db, job_id)):
-        request["input"] = {**row.input, "input_images": [await _encoded(db, image.id) for image in images]}
+    request["input"] = value = dict(row.input)
+    urls = value.pop(INPUT_URLS, {})
+    if with_images:
+        images: dict[int, dict[str, str]] = {int(position): {"url": url} for position, url in urls.items()}
+        for image in await artifacts.inputs(db, job_id):
+            uploaded = {"upload_id": str(image.upload_id)} if image.upload_id else None
+            images[image.position] = uploaded or await _encoded(db, image.id)
+        if images:
+            value["input_images"] = [images[position] for position in sorted(images)]
     return request
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import Row
 from uuid_utils.compat import uuid7
 
+from shared.addresses import Policy
 from shared.checkpoints import checkpoint
 from shared.coalesce import Coalescer
 from shared.config import Settings
@@ -18,7 +19,7 @@ from shared.db import Database, is_unavailable, within
 from shared.errors import Conflict, NotFound
 from shared.events.types import ENDINGS
 from shared.idempotency.claim import Answer, AnswerOf, Claim
-from shared.jobs import queries, retention
+from shared.jobs import queries, references, retention
 from shared.jobs.acceptance import accept, accept_stream, resolve
 from shared.jobs.drafts import Draft, Keyed, KeyedSubmits, digests_of, store_with_images
 from shared.jobs.queries import NewJob
@@ -57,6 +58,7 @@ class JobService:
         self._submits: Coalescer[dict[str, Any], NewJob] = Coalescer(
             self._submit_batch, lanes=2, max_batch=200, is_shared_fault=is_unavailable, patience=patience
         )
+        self._outbound = Policy.of(settings)
         self._keyed_submits = KeyedSubmits(database, self._patience)
         self._webhooks = JobWebhooks(database, settings)
         self._gets: Coalescer[UUID, Row[Any] | None] = Coalescer(
@@ -101,6 +103,9 @@ class JobService:
             await self._webhooks.check(project_id, job.webhook_url)
         warnings = accept_stream(model, self._settings) if job.stream else None
         accepted = await accept(kind, model, job.input, max_prompt_chars=self._settings.max_prompt_chars)
+        if accepted.refers:
+            checks = references.check(self._database, self._outbound, project_id, model, accepted)
+            await within(self._patience, checks)
         row = self._row(project_id, job, kind, model, accepted, replay_of, request_id)
         if warnings is not None:
             row |= {"stream": True, "warnings": [*accepted.warnings, *warnings]}
@@ -257,7 +262,7 @@ class JobService:
             await self._note_unpublished(unsent)
 
     async def _submit_with_images(self, draft: Draft) -> NewJob:
-        digests = await digests_of(draft)
+        digests = await digests_of(draft.images)
         async with self._database.transaction() as db:
             return await store_with_images(db, draft, digests)
 

@@ -37,6 +37,20 @@ class InputImage:
     media_type: str
     width: int | None
     height: int | None
+    #: Among the job's input pictures, from 0.
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InputUpload:
+    """A picture that a submit names by the id of its upload; nothing about it has been looked up yet."""
+
+    upload_id: UUID
+    position: int
+
+
+#: The field of a stored input that holds the URLs of its pictures by their position: the worker fetches them.
+INPUT_URLS = "input_urls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +71,15 @@ class Accepted:
 
     Attributes:
         stored: what is kept in the job; pictures are taken out.
-        images: the pictures, in order.
+        images: the pictures that came along or were uploaded before, in order.
         warnings: ``{pointer, code, message}`` each.
+        refers: there are uploads or URLs among the pictures, which somebody else has to check.
     """
 
     stored: dict[str, Any]
-    images: Sequence[InputImage]
+    images: Sequence[InputImage | InputUpload]
     warnings: Sequence[dict[str, str]]
+    refers: bool = False
 
 
 class Kind(Protocol):

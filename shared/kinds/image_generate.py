@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
+from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from shared.errors import FieldError, shown
 from shared.kinds.base import (
+    INPUT_URLS,
     Accepted,
     InputImage,
     InputRejected,
+    InputUpload,
     KindInput,
     StoredImage,
     Whole,
@@ -19,20 +22,52 @@ from shared.kinds.base import (
 )
 from shared.providers.base import Generation, ImageBytes, ImageRequest
 from shared.providers.catalog import ImageCapabilities, ModelSpec
-from shared.providers.images import NotAnImageError, decode_base64, inspect
+from shared.providers.images import NotAnImageError, decode_base64
+from shared.providers.input_images import TAIL_BYTES, check_end, read_header
 
-#: The brands by which an ISO media file says that it is HEIC or HEIF (ISO/IEC 23008-12, 10.2).
-_HEIC_BRANDS = {b"heic": "image/heic", b"heix": "image/heic", b"mif1": "image/heif", b"msf1": "image/heif"}
+_FORMS = ("data", "url", "upload_id")
 
 
-class EncodedImage(KindInput):
-    """A picture to edit or to take as an example."""
+class InputPicture(KindInput):
+    """A picture to edit or to take as an example: one of `data`, `url` and `upload_id`."""
 
-    data: Annotated[str, Field(min_length=1, description="The file, in base64.", repr=False)]
+    data: Annotated[str | None, Field(min_length=1, description="The file, in base64.", repr=False)] = None
+    url: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="A `data:` URL in base64, or an `https://` URL. The latter is fetched by the worker just before "
+            "the model is called, each time anew: without redirects, from the public internet only.",
+            repr=False,
+        ),
+    ] = None
+    upload_id: Annotated[
+        str | None,
+        Field(
+            description="The id of an upload: `POST /api/v1/uploads`.", json_schema_extra={"format": "uuid"}
+        ),
+    ] = None
     media_type: Annotated[
         str | None,
-        Field(description="What the file is; it is looked at anyway, and a contradiction is an error."),
+        Field(description="What `data` is; it is looked at anyway, and a contradiction is an error."),
     ] = None
+
+    @field_validator("upload_id")
+    @classmethod
+    def _uuid(cls, text: str | None) -> str | None:
+        if text is not None and not _is_uuid(text):
+            raise ValueError("must be the id of an upload, such as 0198a7c2-6f0e-7c3a-9a53-0f6d2b9d8e11")
+        return text
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        given = [name for name in _FORMS if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = f"has {' and '.join(given)}" if given else "has none of them"
+            raise ValueError(f"must have one of {', '.join(_FORMS)}, and {what}")
+        if self.media_type is not None and self.data is None:
+            raise ValueError("has a media_type, which goes with data only; leave it out")
+        return self
 
 
 class ImageInput(KindInput):
@@ -42,7 +77,7 @@ class ImageInput(KindInput):
     aspect_ratio: str = "1:1"
     size: str = "1K"
     seed: Annotated[Whole | None, Field(ge=0, le=2**31 - 1)] = None
-    input_images: list[EncodedImage] = []
+    input_images: list[InputPicture] = []
 
 
 class ImageGenerate:
@@ -63,12 +98,24 @@ class ImageGenerate:
         errors = _errors(parsed, model, model.image, max_prompt_chars)
         if errors:
             raise InputRejected(errors)
-        images = _decode_all(parsed.input_images, model.image)
+        given = parsed.input_images
+        images = _decode_all(given, model.image)
+        uploads = [
+            InputUpload(UUID(item.upload_id), position)
+            for position, item in enumerate(given)
+            if item.upload_id is not None
+        ]
+        urls = {str(position): item.url for position, item in enumerate(given) if _is_elsewhere(item)}
         stored = parsed.model_dump(exclude={"input_images"}, exclude_none=True)
-        return Accepted(stored=stored, images=images, warnings=())
+        if urls:
+            stored[INPUT_URLS] = urls
+        both: list[InputImage | InputUpload] = [*images, *uploads]
+        ordered = sorted(both, key=lambda image: image.position)
+        return Accepted(stored=stored, images=ordered, warnings=(), refers=bool(uploads or urls))
 
     def to_request(self, stored: dict[str, Any], images: Sequence[ImageBytes]) -> ImageRequest:
-        return ImageRequest(**stored, input_images=images)
+        fields = {name: value for name, value in stored.items() if name != INPUT_URLS}
+        return ImageRequest(**fields, input_images=images)
 
     def result(
         self,
@@ -113,14 +160,18 @@ def _errors(
     return errors
 
 
-def _decode_all(encoded: Sequence[EncodedImage], can: ImageCapabilities) -> list[InputImage]:
+def _decode_all(given: Sequence[InputPicture], can: ImageCapabilities) -> list[InputImage]:
+    """The pictures that came in base64."""
     images: list[InputImage] = []
     errors: list[FieldError] = []
-    for position, item in enumerate(encoded):
+    for position, item in enumerate(given):
+        if item.upload_id is not None or _is_elsewhere(item):
+            continue
         try:
-            images.append(_decode(item, can))
+            images.append(_decode(item, position, can))
         except NotAnImageError as error:
-            errors.append(FieldError(f"/input_images/{position}/data", "invalid_image", str(error)))
+            field = "data" if item.url is None else "url"
+            errors.append(FieldError(f"/input_images/{position}/{field}", "invalid_image", str(error)))
     total = sum(len(image.data) for image in images)
     if total > can.max_input_total_bytes:
         message = f"hold {total:,} bytes together; at most {can.max_input_total_bytes:,} are allowed"
@@ -130,25 +181,42 @@ def _decode_all(encoded: Sequence[EncodedImage], can: ImageCapabilities) -> list
     return images
 
 
-def _decode(item: EncodedImage, can: ImageCapabilities) -> InputImage:
-    if item.data[:5].lower() == "data:":
-        raise NotAnImageError("must be base64 alone; leave out the data:…;base64, prefix")
-    if item.data[:8].lower().startswith(("http://", "https://")):
-        raise NotAnImageError("must be the file itself in base64; addresses are not fetched")
-    data = decode_base64(item.data)
+def _decode(item: InputPicture, position: int, can: ImageCapabilities) -> InputImage:
+    encoded, declared = _encoded(item)
+    data = decode_base64(encoded)
     if len(data) > can.max_input_image_bytes:
         raise NotAnImageError(f"has {len(data):,} bytes; at most {can.max_input_image_bytes:,} are allowed")
-    image = _identify(data)
+    header = read_header(data)
+    check_end(header, data[-TAIL_BYTES:], len(data))
     allowed = ", ".join(can.input_media_types)
-    if image.media_type not in can.input_media_types:
-        raise NotAnImageError(f"is {image.media_type}; use one of: {allowed}")
-    if item.media_type and item.media_type != image.media_type:
-        raise NotAnImageError(f"is declared as {shown(item.media_type)} and is {image.media_type}")
-    return image
+    if header.media_type not in can.input_media_types:
+        raise NotAnImageError(f"is {header.media_type}; use one of: {allowed}")
+    if declared and declared != header.media_type:
+        raise NotAnImageError(f"is declared as {shown(declared)} and is {header.media_type}")
+    return InputImage(data, header.media_type, header.width, header.height, position)
 
 
-def _identify(data: bytes) -> InputImage:
-    if data[4:8] == b"ftyp" and (media_type := _HEIC_BRANDS.get(data[8:12])):
-        return InputImage(data, media_type, None, None)
-    found = inspect(data)
-    return InputImage(data, found.media_type, found.width, found.height)
+def _encoded(item: InputPicture) -> tuple[str, str | None]:
+    """The base64 of a picture, and what it is declared to be."""
+    if item.url is None:
+        assert item.data is not None
+        if item.data[:5].lower() == "data:" or item.data[:8].lower().startswith(("http://", "https://")):
+            raise NotAnImageError("must be the file itself in base64; a URL goes into url")
+        return item.data, item.media_type
+    head, comma, encoded = item.url.partition(",")
+    media_type, *parameters = head[len("data:") :].split(";")
+    if not comma or "base64" not in (parameter.strip().lower() for parameter in parameters):
+        raise NotAnImageError("must be like data:image/png;base64,… (RFC 2397)")
+    return encoded, media_type.strip().lower() or None
+
+
+def _is_elsewhere(item: InputPicture) -> bool:
+    """Whether the picture has to be fetched."""
+    return item.url is not None and item.url[:5].lower() != "data:"
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return len(text) == 36 and bool(UUID(text))
+    except ValueError:
+        return False

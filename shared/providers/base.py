@@ -33,6 +33,10 @@ PermanentReason = Literal[
     "recitation_blocked",
     "no_image",
     "no_text",
+    # Of the input's pictures, found out before the provider was called.
+    "invalid_image",
+    "input_refused",
+    "input_unavailable",
 ]
 
 

@@ -16,8 +16,10 @@ from PIL import Image
 from shared.providers.base import ImageBytes
 from shared.providers.images import MEDIA_TYPES, OPENABLE, NotAnImageError, UnknownImageError, has_end
 
-#: The largest picture that is decoded: a phone's 48 megapixels. At most 200 MB of pixels.
+#: The largest picture that is decoded: a phone's 48 megapixels, measured as 190 MB (a PNG; a JPEG takes 3).
 MAX_PIXELS = 50_000_000
+#: Pillow's WebP decoder takes 16 bytes for each pixel: 270 MB.
+MAX_WEBP_PIXELS = 4096 * 4096
 #: The end of a picture that :func:`check_end` looks at, in bytes.
 TAIL_BYTES = 64 * 1024
 #: The brands by which an ISO media file says that it is HEIC or HEIF (ISO/IEC 23008-12, 10.2).
@@ -46,7 +48,7 @@ def read_header(start: bytes) -> Header:
 
     Raises:
         UnknownImageError: no picture that we know.
-        NotAnImageError: more pixels than ``MAX_PIXELS``, or more pictures than one.
+        NotAnImageError: more pixels than are decoded, or more pictures than one.
     """
     if start[4:8] == b"ftyp" and (media_type := _HEIC_BRANDS.get(start[8:12])):
         width, height = _heic_dimensions(start)
@@ -55,9 +57,10 @@ def read_header(start: bytes) -> Header:
         header = _webp_header(start)
     else:
         header = _pillow_header(start)
-    if header.width and header.height and header.width * header.height > MAX_PIXELS:
+    most = MAX_WEBP_PIXELS if header.media_type == "image/webp" else MAX_PIXELS
+    if header.width and header.height and header.width * header.height > most:
         raise NotAnImageError(
-            f"has {header.width:,} x {header.height:,} pixels; at most {MAX_PIXELS // 1_000_000} million are allowed"
+            f"has {header.width:,} x {header.height:,} pixels; at most {most / 1e6:.0f} million are allowed"
         )
     return header
 

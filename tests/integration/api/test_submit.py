@@ -279,9 +279,9 @@ async def test_a_job_may_expire_at_any_time_to_come(client: httpx.AsyncClient) -
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ("data:image/png;base64,AAAA", "leave out the data:"),
-        ("https://example.com/a.png", "addresses are not fetched"),
-        (base64.b64encode(b"\x89PNG\r\n\x1a\nhello").decode(), "no PNG, JPEG, WebP or GIF"),
+        ("data:image/png;base64,AAAA", "a URL goes into url"),
+        ("https://example.com/a.png", "a URL goes into url"),
+        (base64.b64encode(b"\x89PNG\r\n\x1a\nhello").decode(), "no PNG, JPEG, WebP or HEIC"),
     ],
 )
 async def test_what_is_no_picture_is_told_in_words(client: httpx.AsyncClient, data: str, says: str) -> None:

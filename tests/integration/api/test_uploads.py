@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from hashlib import sha256
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -16,6 +18,8 @@ from api import body
 from api.deps import READ
 from shared import storage
 from shared.db import Database
+from shared.errors import ValidationFailed
+from shared.jobs.schemas import JobSubmit
 from tests import factories
 from tests.integration.api.conftest import bearer, problem
 from tests.pictures import animated, bomb, picture
@@ -215,3 +219,110 @@ async def test_one_that_is_still_coming_is_not_there(
     problem(await client.get(f"{URL}/{upload_id}"), 404, "upload_not_found")
     await receiving.abandon()
     assert await rows(database, "uploads") == 0
+
+
+def editing(*images: dict[str, str]) -> dict[str, Any]:
+    value = {**factories.IMAGE_JOB["input"], "input_images": list(images)}
+    return {**factories.IMAGE_JOB, "input": value}
+
+
+async def inputs(database: Database, job_id: str) -> list[Any]:
+    statement = text("SELECT * FROM artifacts WHERE job_id = :id AND role = 'input' ORDER BY position")
+    async with database.transaction() as db:
+        return list(await db.execute(statement, {"id": job_id}))
+
+
+async def test_jobs_refer_to_an_upload_and_it_stays_as_long_as_they_do(
+    client: httpx.AsyncClient, database: Database
+) -> None:
+    made = (await send(client)).json()
+    inline = base64.b64encode(picture("JPEG")).decode()
+    images = ({"data": inline}, {"upload_id": made["id"]}, {"url": f"data:image/jpeg;base64,{inline}"})
+    first = await client.post("/api/v1/jobs", json=editing(*images))
+    keyed = await client.post("/api/v1/jobs", json=editing(*images), headers={"Idempotency-Key": "a"})
+    replay = await client.post(f"/api/v1/jobs/{first.json()['id']}/replay")
+    jobs = [answer.json()["id"] for answer in (first, keyed, replay)]
+
+    assert [answer.status_code for answer in (first, keyed, replay)] == [202] * 3
+    assert await rows(database, "artifact_bytes") == 6  # those of the upload are not copied
+    for job_id in jobs:
+        _, uploaded, _ = await inputs(database, job_id)
+        assert (str(uploaded.upload_id), uploaded.byte_size) == (made["id"], len(DATA))
+        whole = await client.get(f"/api/v1/artifacts/{uploaded.id}")
+        assert whole.content == DATA
+    found = problem(await client.delete(made["url"]), 409, "upload_in_use")
+    assert any(job_id in found["detail"] for job_id in jobs)
+    for job_id in jobs:
+        await client.post(f"/api/v1/jobs/{job_id}/cancel")
+        assert (await client.delete(f"/api/v1/jobs/{job_id}")).status_code == 204
+    assert (await client.delete(made["url"])).status_code == 204
+
+
+async def test_a_replay_keeps_the_urls_of_its_source(client: httpx.AsyncClient, database: Database) -> None:
+    job = await client.post("/api/v1/jobs", json=editing({"url": "https://example.com/a.png"}))
+    same = await client.post(f"/api/v1/jobs/{job.json()['id']}/replay")
+    none = await client.post(
+        f"/api/v1/jobs/{job.json()['id']}/replay", json={"input": {"input_images": None}}
+    )
+
+    async with database.transaction() as db:
+        found = await db.execute(text("SELECT id, input->'input_urls' AS urls FROM jobs"))
+        urls = {str(row.id): row.urls for row in found}
+    assert urls == {
+        job.json()["id"]: {"0": "https://example.com/a.png"},
+        same.json()["id"]: {"0": "https://example.com/a.png"},
+        none.json()["id"]: None,
+    }
+
+
+async def test_pictures_that_are_not_there_or_may_not_be_fetched_are_refused_at_submit(
+    client: httpx.AsyncClient, anonymous: httpx.AsyncClient, database: Database
+) -> None:
+    others = bearer(await factories.key(database, project="other"))
+    foreign = (await anonymous.post(URL, files={"file": DATA}, headers=others)).json()["id"]
+    bad = [
+        {"upload_id": str(uuid4())},
+        {"upload_id": foreign},
+        {"url": "https://10.0.0.1/a.png"},
+        {"url": "ftp://example.com/a.png"},
+        {"url": "https://user:secret@example.com/a.png"},
+    ]
+    found = problem(await client.post("/api/v1/jobs", json=editing(*bad)), 422, "validation_failed")
+
+    assert {(error["pointer"], error["code"]) for error in found["errors"]} == {
+        ("/input/input_images/0/upload_id", "not_found"),
+        ("/input/input_images/1/upload_id", "not_found"),
+        ("/input/input_images/2/url", "refused"),
+        ("/input/input_images/3/url", "refused"),
+        ("/input/input_images/4/url", "refused"),
+    }
+    assert "secret" not in str(found)
+    assert await rows(database, "jobs") == 0
+
+
+async def test_an_upload_over_the_models_limit_is_told_at_submit(
+    client: httpx.AsyncClient, database: Database
+) -> None:
+    made = (await send(client)).json()
+    async with database.transaction() as db:
+        await db.execute(text("UPDATE uploads SET byte_size = 7000001"))
+    found = problem(
+        await client.post("/api/v1/jobs", json=editing({"upload_id": made["id"]})), 422, "validation_failed"
+    )
+
+    assert [error["code"] for error in found["errors"]] == ["too_large"]
+
+
+async def test_an_upload_that_goes_between_the_look_and_the_write_leaves_no_job(
+    client: httpx.AsyncClient, app: FastAPI, project_id: UUID, database: Database
+) -> None:
+    made = (await send(client)).json()
+    jobs = app.state.services.jobs
+    draft = await jobs.draft(project_id, JobSubmit.model_validate(editing({"upload_id": made["id"]})))
+    assert (await client.delete(made["url"])).status_code == 204
+
+    with pytest.raises(ValidationFailed) as caught:
+        await jobs.store(draft)
+
+    assert caught.value.errors[0].pointer == "/input/input_images/0/upload_id"
+    assert await rows(database, "jobs") == 0

@@ -249,11 +249,11 @@ class TestNotes:
         async with workers(keep=False) as worker:
             prepare = worker.runner._prepare
 
-            async def after_a_standstill(row: Any) -> Any:
+            async def after_a_standstill(flight: Any, row: Any) -> Any:
                 await asyncio.sleep(0.6)  # beyond a quarter of the lease
                 await table.run("UPDATE jobs SET lease_until = now() - interval '1 second'")
                 assert await maintenance.rescue() == 1
-                return await prepare(row)
+                return await prepare(flight, row)
 
             worker.runner._prepare = after_a_standstill  # type: ignore[method-assign]
             assert await worker.run(job_id) == "no longer ours"
@@ -266,7 +266,7 @@ class TestNotes:
         job_id = await table.add("a prompt of some words " * 10)
         async with workers(keep=False) as worker:
             gone = asyncio.Event()
-            worker.runner._prepare = lambda _: gone.wait()  # type: ignore[method-assign,assignment,return-value]
+            worker.runner._prepare = lambda *_: gone.wait()  # type: ignore[method-assign,assignment]
             run = asyncio.create_task(worker.run(job_id))
             await table.until_sent(job_id)
             run.cancel()
@@ -399,11 +399,11 @@ class TestCancel:
         async with workers(keep=False) as worker:
             prepare = worker.runner._prepare
 
-            async def cancelled_meanwhile(row: Any) -> Any:
+            async def cancelled_meanwhile(flight: Any, row: Any) -> Any:
                 await table.cancel(job_id)
                 if row.noted:
                     await worker.flights.wake(job_id)
-                return await prepare(row)
+                return await prepare(flight, row)
 
             worker.runner._prepare = cancelled_meanwhile  # type: ignore[method-assign]
             assert await worker.run(job_id) == "cancelled"
@@ -512,9 +512,9 @@ class TestLeases:
         async with workers(keep=False) as worker:
             prepare = worker.runner._prepare
 
-            async def slept(row: Any) -> Any:
+            async def slept(flight: Any, row: Any) -> Any:
                 await table.run("UPDATE jobs SET lease_until = now() - interval '1 second'")
-                return await prepare(row)
+                return await prepare(flight, row)
 
             worker.runner._prepare = slept  # type: ignore[method-assign]
             assert await worker.run(job_id) == "succeeded"
@@ -651,9 +651,9 @@ class TestWithoutDatabase:
         async with workers(driver) as worker:
             prepare = worker.runner._prepare
 
-            async def restarted_meanwhile(row: Any) -> Any:
+            async def restarted_meanwhile(flight: Any, row: Any) -> Any:
                 await self.restart(table, postgres)
-                return await prepare(row)
+                return await prepare(flight, row)
 
             worker.runner._prepare = restarted_meanwhile  # type: ignore[method-assign]
             assert await worker.run(job_id) == "succeeded"

@@ -20,6 +20,7 @@ _LONG = 40
 TEXTS = st.one_of(
     st.text(alphabet="Aa0+/=", min_size=30, max_size=60),
     st.text(alphabet='A\\"\n:, é[{', max_size=60),
+    st.text(alphabet="Aa0+/=,;", min_size=30, max_size=60).map("data:image/png;base64,{}".format),
 )
 JSON = st.recursive(
     TEXTS | st.integers(0, 9),
@@ -56,6 +57,14 @@ def test_what_is_no_json_is_refused_in_the_same_words(value: Any, at: int, forei
         assert str(raised.value) == str(error)
     else:
         assert long_strings.loads(body) == expected
+
+
+def test_data_urls_are_cut_out_as_well() -> None:
+    value = [f"data:image/png;base64,{'A' * 60}", f'data:"\\,{"A" * 60}', f"data:é,{'A' * 60}"]
+    body = orjson.dumps(value)
+
+    assert len(long_strings._long_strings(body)) == 1
+    assert long_strings.loads(body) == value
 
 
 def test_a_body_of_many_quotes_is_not_walked_through(monkeypatch: pytest.MonkeyPatch) -> None:

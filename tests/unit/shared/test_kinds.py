@@ -4,6 +4,7 @@ import base64
 import io
 import time
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +13,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from shared.kinds import KINDS
-from shared.kinds.base import Accepted, InputRejected
+from shared.kinds.base import INPUT_URLS, Accepted, InputImage, InputRejected, InputUpload
 from shared.kinds.text_generate import _extent
 from shared.providers.base import Generation, Usage
 from shared.providers.catalog import catalog, models_for
+from tests.pictures import animated, bomb
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -86,6 +88,7 @@ def test_extent(value: Any, extent: tuple[int, int]) -> None:
 def test_input_pictures_are_recognised_by_their_bytes(form: str) -> None:
     accepted = accept("image.generate", {"prompt": "x", "input_images": [{"data": picture(form)}]})
     (image,) = accepted.images
+    assert isinstance(image, InputImage)
     assert (image.media_type, image.width, image.height) == (f"image/{form.lower()}", 3, 2)
     assert "input_images" not in accepted.stored
 
@@ -107,6 +110,49 @@ def test_what_is_no_picture_or_another_is_refused(image: dict[str, str], says: s
     assert error.pointer == "/input_images/1/data"
     assert says in error.message
     assert len(error.message) < 300
+
+
+def test_pictures_come_in_every_form_and_keep_their_order() -> None:
+    upload = "0198a7c2-6f0e-7c3a-9a53-0f6d2b9d8e11"
+    given = [
+        {"upload_id": upload},
+        {"url": f"data:image/png;base64,{picture()}"},
+        {"url": "https://example.com/a.png"},
+        {"data": picture("JPEG"), "media_type": "image/jpeg"},
+    ]
+    accepted = accept("image.generate", {"prompt": "x", "input_images": given})
+
+    first, second, last = accepted.images
+    assert first == InputUpload(UUID(upload), 0)
+    assert isinstance(second, InputImage)
+    assert isinstance(last, InputImage)
+    assert (second.media_type, second.position) == ("image/png", 1)
+    assert (last.media_type, last.position) == ("image/jpeg", 3)
+    assert accepted.stored[INPUT_URLS] == {"2": "https://example.com/a.png"}
+    assert accepted.refers
+    KINDS["image.generate"].to_request(accepted.stored, [])
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        ({}, "one of data, url, upload_id"),
+        ({"data": "x", "url": "https://a.test/"}, "one of data, url, upload_id"),
+        ({"upload_id": "7"}, "id of an upload"),
+        ({"url": "https://a.test/", "media_type": "image/png"}, "goes with data only"),
+        ({"data": "data:image/png;base64,AAAA"}, "goes into url"),
+        ({"url": "data:image/png,AAAA"}, "RFC 2397"),
+        ({"url": "data:image/png;base64"}, "RFC 2397"),
+        ({"url": "data:image/png;base64,%%%"}, "base64"),
+        ({"url": f"data:image/jpeg;base64,{picture()}"}, "declared as 'image/jpeg'"),
+        ({"data": base64.b64encode(bomb()).decode()}, "million"),
+        ({"data": base64.b64encode(animated("PNG")).decode()}, "animated"),
+        ({"data": picture("GIF")}, "is image/gif"),
+    ],
+)
+def test_pictures_in_no_form_or_that_no_model_may_see_are_refused(image: dict[str, str], says: str) -> None:
+    with pytest.raises((InputRejected, ValidationError), match=says):
+        accept("image.generate", {"prompt": "x", "input_images": [image]})
 
 
 def test_json_is_parsed_where_a_schema_was_given_and_cut_json_stays_text() -> None:
