@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from api.errors import CODES, PROBLEM, Problem
 from shared.events.schemas import DeltaView, EventView
 from shared.jobs.list_schemas import JobsCancel
+from shared.jobs.messages import WebhookMessage
 from shared.jobs.schemas import JobSubmit
 from shared.kinds import KINDS
 from shared.providers.catalog import catalog
@@ -314,6 +315,43 @@ REPLAY_BODY = {
 }
 
 
+#: What receivers get: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+_WEBHOOK = {
+    "summary": "Something happened",
+    "description": "Sent to the endpoints that want the event's type, and to a job's `webhook_url`, until it is answered with "
+    "2xx within 15 s (`WEBHOOK_TIMEOUT`): at least once, in no promised order.",
+    "security": [],
+    "parameters": [
+        {"name": name, "in": "header", "required": True, "description": description, "schema": {"type": kind}}
+        for name, kind, description in (
+            (
+                "webhook-id",
+                "string",
+                "The message's id, the same whenever it is sent: what you have had, skip.",
+            ),
+            ("webhook-timestamp", "integer", "When this sending began, in seconds since 1970."),
+            (
+                "webhook-signature",
+                "string",
+                "`v1,` and base64 of HMAC-SHA256 over `<webhook-id>.<webhook-timestamp>.<body>`; or two, with a space between.",
+            ),
+        )
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/WebhookMessage"}}},
+    },
+    "responses": {
+        "2XX": {"description": "It is delivered."},
+        "410": {"description": "The endpoint is disabled; a job's own address is not tried again."},
+        "default": {
+            "description": "It is sent again, after 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h, and not before "
+            "`Retry-After`. Redirects are not followed."
+        },
+    },
+}
+
+
 def document(app: FastAPI) -> dict[str, Any]:
     """The whole OpenAPI document; made once."""
     if app.openapi_schema:
@@ -339,6 +377,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         _add_headers(operation["responses"])
     schemas |= _schemas()
     made["components"]["headers"] = _HEADERS
+    made["webhooks"] = {"event": {"post": _WEBHOOK}}
     made["components"]["securitySchemes"] = {
         "api_key": {"type": "http", "scheme": "bearer", "description": "An API key: `scripts/keys create`."}
     }
@@ -372,6 +411,7 @@ def _schemas() -> dict[str, Any]:
         JobsCancel,
         WebhookCreate,
         WebhookUpdate,
+        WebhookMessage,
         SecretRotate,
         Redeliver,
         *(kind.input_model for kind in KINDS.values()),

@@ -164,9 +164,12 @@ class Maintenance:
         after = self._settings.webhook_retention_days * 86_400
         while True:
             async with self._database.transaction() as db:
-                ended = await webhooks.end_disabled(db, limit=_PRUNE_BATCH)
-                done = await webhooks.prune(db, after=after, limit=_PRUNE_BATCH)
-            if max(done, ended) < _PRUNE_BATCH or time.monotonic() > end:
+                done = (
+                    await webhooks.purge(db, limit=_PRUNE_BATCH),
+                    await webhooks.end_disabled(db, limit=_PRUNE_BATCH),
+                    await webhooks.prune(db, after=after, limit=_PRUNE_BATCH),
+                )
+            if max(done) < _PRUNE_BATCH or time.monotonic() > end:
                 return
 
     async def _prune_jobs(self, end: float) -> int:

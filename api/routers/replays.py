@@ -35,7 +35,7 @@ async def replay(request: Request, job_id: JobId) -> Response:
 
     The body, which may be left out, is a JSON merge patch (RFC 7396) of the submit: its fields replace those of the source,
     also within `input`, and null takes one back to its default. Input pictures come along unless `input.input_images`
-    says otherwise. `scheduled_at` and `expires_at` are not carried over; the `kind` cannot change.
+    says otherwise. `scheduled_at`, `expires_at` and `webhook_url` are not carried over; the `kind` cannot change.
     """
     source = job_id_of(job_id)
     services = services_of(request)

@@ -94,7 +94,7 @@ async def rotate_job_secret(request: Request) -> Response:
 
     Where there was one, both sign for `overlap` seconds.
     """
-    wanted = await _wanted(request, SecretRotate)
+    wanted = await _wanted(request, SecretRotate, optional=True)
     row, secret = await services_of(request).webhooks.rotate_job_secret(
         caller_of(request).project_id, wanted.overlap
     )
@@ -197,7 +197,7 @@ async def delete(request: Request, webhook_id: WebhookId) -> Response:
 )
 async def rotate(request: Request, webhook_id: WebhookId) -> Response:
     """A new secret, shown this once. For `overlap` seconds the old one signs, too: a message then has two signatures."""
-    found, wanted = _webhook_id(webhook_id), await _wanted(request, SecretRotate)
+    found, wanted = _webhook_id(webhook_id), await _wanted(request, SecretRotate, optional=True)
     row, secret = await services_of(request).webhooks.rotate(
         caller_of(request).project_id, found, wanted.overlap
     )
@@ -236,13 +236,17 @@ async def redeliver_many(request: Request, webhook_id: WebhookId) -> Response:
     return render.JsonResponse({"redelivered": done, "more": more}, 202)
 
 
-async def _wanted(request: Request, model: type[Wanted]) -> Wanted:
-    """The request's body; where there is none, an empty object.
+async def _wanted(request: Request, model: type[Wanted], *, optional: bool = False) -> Wanted:
+    """The request's body.
+
+    Args:
+        optional: no body is an empty object.
 
     Raises: BadRequest, ValidationFailed and what ``body.read`` does.
     """
     data = b"{}"
-    if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+    given = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    if given or not optional:
         async with services_of(request).body_bytes.room() as room:
             data = await body.read(request, _MAX_BYTES, room)
     try:

@@ -10,6 +10,8 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
+#: Those that the project has; beat deletes the others, with their deliveries, in small batches.
+_KEPT = "url IS NOT NULL AND disabled_reason IS DISTINCT FROM 'deleted'"
 _NEWEST_EVENT = "(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM job_events_id_seq)"
 _ENDPOINT = """
     w.id, w.project_id, w.url, w.events, w.description, w.paused_at, w.created_at, w.updated_at, w.disabled_at,
@@ -25,7 +27,7 @@ _DELIVERY = """
 
 #: One request at a time counts a project's endpoints and adds to them.
 _LOCK_PROJECT = text("SELECT id FROM projects WHERE id = :project_id FOR NO KEY UPDATE")
-_COUNT = text("SELECT count(*) FROM webhook_endpoints WHERE project_id = :project_id AND url IS NOT NULL")
+_COUNT = text(f"SELECT count(*) FROM webhook_endpoints WHERE project_id = :project_id AND {_KEPT}")
 _INSERT = text(f"""
     INSERT INTO webhook_endpoints (id, project_id, url, events, description, paused_at, since_event)
     VALUES (:id, :project_id, :url, CAST(:events AS text[]), :description,
@@ -40,12 +42,12 @@ _OF_JOBS = text(
     f"SELECT {_ENDPOINT} FROM webhook_endpoints w WHERE w.project_id = :project_id AND w.url IS NULL"
 )
 _LIST = text(f"""
-    SELECT {_ENDPOINT} FROM webhook_endpoints w WHERE w.project_id = :project_id AND w.url IS NOT NULL
+    SELECT {_ENDPOINT} FROM webhook_endpoints w WHERE w.project_id = :project_id AND {_KEPT}
     ORDER BY w.created_at, w.id
 """)
 _GET = text(f"""
     SELECT {_ENDPOINT} FROM webhook_endpoints w
-    WHERE w.id = :id AND w.project_id = :project_id AND w.url IS NOT NULL
+    WHERE w.id = :id AND w.project_id = :project_id AND {_KEPT}
 """)
 # Whoever lets it run again gives it a fresh start. What happened while it was disabled is not for it.
 _UPDATE = text(f"""
@@ -59,11 +61,17 @@ _UPDATE = text(f"""
         disabled_at = CASE WHEN NOT CAST(:paused AS bool) THEN NULL ELSE disabled_at END,
         disabled_reason = CASE WHEN NOT CAST(:paused AS bool) THEN NULL ELSE disabled_reason END,
         failing_since = CASE WHEN NOT CAST(:paused AS bool) OR :url IS NOT NULL THEN NULL ELSE failing_since END
-    WHERE id = :id AND project_id = :project_id AND url IS NOT NULL
+    WHERE id = :id AND project_id = :project_id AND {_KEPT}
     RETURNING id
 """)
-_DELETE = text("""
-    DELETE FROM webhook_endpoints WHERE id = :id AND project_id = :project_id AND url IS NOT NULL RETURNING id
+_DELETE = text(f"""
+    WITH w AS (
+        UPDATE webhook_endpoints SET disabled_at = coalesce(disabled_at, now()), disabled_reason = 'deleted'
+        WHERE id = :id AND project_id = :project_id AND {_KEPT} RETURNING id
+    ), secret AS (
+        DELETE FROM webhook_secrets USING w WHERE endpoint_id = w.id
+    )
+    SELECT id FROM w
 """)
 
 _LOCK = text("SELECT id FROM webhook_endpoints WHERE id = :id AND project_id = :project_id FOR NO KEY UPDATE")
@@ -86,7 +94,7 @@ _INSERT_DELIVERY = text("""
 """)
 _DELIVERY_OF = text(f"""
     SELECT {_DELIVERY}, d.body FROM webhook_deliveries d JOIN webhook_endpoints w ON w.id = d.endpoint_id
-    WHERE d.id = :id AND d.project_id = :project_id
+    WHERE d.id = :id AND d.project_id = :project_id AND w.disabled_reason IS DISTINCT FROM 'deleted'
 """)
 _ATTEMPTS = text("""
     SELECT number, started_at, duration_ms, status, answer, error FROM webhook_attempts
@@ -175,7 +183,7 @@ async def update(db: AsyncConnection, project_id: UUID, endpoint_id: UUID, chang
 
 
 async def delete(db: AsyncConnection, project_id: UUID, endpoint_id: UUID) -> bool:
-    """With its deliveries. False where there is none."""
+    """At once for everybody outside; ``sending.purge`` takes its deliveries. False where there is none."""
     found = await db.execute(_DELETE, {"id": endpoint_id, "project_id": project_id})
     return found.first() is not None
 
@@ -227,7 +235,8 @@ async def deliveries(
     conditions = "".join(f" AND {_CONDITIONS[name]}" for name in wanted)
     statement = text(f"""
         SELECT {_DELIVERY} FROM webhook_deliveries d JOIN webhook_endpoints w ON w.id = d.endpoint_id
-        WHERE d.project_id = :project_id{conditions} ORDER BY d.id DESC LIMIT :limit
+        WHERE d.project_id = :project_id AND w.disabled_reason IS DISTINCT FROM 'deleted'{conditions}
+        ORDER BY d.id DESC LIMIT :limit
     """)
     return list(await db.execute(statement, {**wanted, "project_id": project_id, "limit": limit}))
 

@@ -30,7 +30,8 @@ _MAKE = text("""
     )
     INSERT INTO webhook_deliveries (id, project_id, endpoint_id, event_id, job_id, type, url, lane, body)
     SELECT row.id, row.project_id, endpoint_id, event_id, job_id, type, row.url, lane, body
-    FROM row JOIN webhook_endpoints w ON w.id = endpoint_id  -- one that was deleted a moment ago gets none
+    -- One that was deleted or disabled a moment ago gets none.
+    FROM row JOIN webhook_endpoints w ON w.id = endpoint_id AND w.disabled_at IS NULL
     ON CONFLICT (endpoint_id, event_id) DO NOTHING
 """)
 
@@ -72,7 +73,7 @@ _CLAIM = text("""
         INSERT INTO webhook_attempts (delivery_id, number, project_id) SELECT id, attempt, project_id FROM claimed
     )
     SELECT c.id, c.endpoint_id, c.lane, c.attempt, c.failures, c.body, coalesce(c.url, w.url) AS url,
-        w.url IS NULL AS of_job,
+        w.url IS NULL AS of_job, CAST(extract(epoch FROM now()) AS bigint) AS timestamp,
         ARRAY(SELECT secret FROM webhook_secrets s
               WHERE s.endpoint_id = c.endpoint_id AND (s.expires_at IS NULL OR s.expires_at > now())
               ORDER BY s.created_at DESC) AS secrets
@@ -163,6 +164,21 @@ _END_DISABLED = text("""
     UPDATE webhook_deliveries d SET state = 'failed', finished_at = now(), last_error = 'the endpoint was disabled'
     FROM locked WHERE d.id = locked.id
 """)
+_PURGE = text("""
+    WITH d AS (
+        SELECT d.id FROM webhook_endpoints w CROSS JOIN LATERAL (
+            SELECT id FROM webhook_deliveries d WHERE d.endpoint_id = w.id LIMIT :limit
+        ) d WHERE w.disabled_reason = 'deleted'
+        LIMIT :limit
+    ), locked AS (
+        SELECT id FROM webhook_deliveries WHERE id = ANY(ARRAY(SELECT id FROM d)) ORDER BY id FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM webhook_deliveries USING locked WHERE webhook_deliveries.id = locked.id
+""")
+_PURGE_ENDPOINTS = text("""
+    DELETE FROM webhook_endpoints w WHERE disabled_reason = 'deleted'
+      AND NOT EXISTS (SELECT FROM webhook_deliveries d WHERE d.endpoint_id = w.id)
+""")
 _PRUNE = text("""
     WITH d AS (
         SELECT id FROM webhook_deliveries WHERE created_at < now() - make_interval(secs => :after)
@@ -252,6 +268,13 @@ async def give_back(db: AsyncConnection, attempts: Mapping[UUID, int], error: st
 async def end_disabled(db: AsyncConnection, *, limit: int) -> int:
     """Ends what still waits for endpoints that are disabled; answers how many."""
     return int((await db.execute(_END_DISABLED, {"limit": limit})).rowcount)
+
+
+async def purge(db: AsyncConnection, *, limit: int) -> int:
+    """Deletes deliveries of endpoints that were deleted, and those that have none left; answers how many of the first."""
+    done = int((await db.execute(_PURGE, {"limit": limit})).rowcount)
+    await db.execute(_PURGE_ENDPOINTS)
+    return done
 
 
 async def prune(db: AsyncConnection, *, after: float, limit: int) -> int:

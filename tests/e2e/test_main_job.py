@@ -19,6 +19,7 @@ from PIL import Image
 
 from tests.contract.conftest import started_simulator
 from tests.integration.scripts.processes import wait_until
+from tests.receiver import receiving
 
 from .stack import Up, running_up
 
@@ -55,6 +56,20 @@ def until_final(client: httpx.Client, ids: list[str], seconds: float) -> dict[st
                     final[job_id] = job
         time.sleep(0.2)
     return final
+
+
+def test_a_webhook_tells_of_the_end(up: Up) -> None:
+    with api(up) as client, receiving() as receiver:
+        secret = client.post("/webhooks/job-secret").raise_for_status().json()["secret"]
+        body = {
+            "kind": "text.generate",
+            "input": {"prompt": "Tell me."},
+            "webhook_url": f"{receiver.url}/done",
+        }
+        job = client.post("/jobs", json=body).raise_for_status().json()["id"]
+        wait_until(lambda: bool(receiver.received), 20)
+        message = receiver.received[0].verified(secret)
+        assert (message["type"], message["data"]) == ("job.succeeded", client.get(f"/jobs/{job}").json())
 
 
 def test_two_hundred_jobs_at_once_succeed_exactly_once(up: Up) -> None:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 #: Between looks, seconds: for events, while some are not settled yet, for deliveries that are due, and while nobody
 #: wants to hear of anything.
-_LOOK, _SETTLING, _DUE, _NOBODY = 0.5, 0.05, 1.0, 2.0
+_LOOK, _SETTLING, _DUE, _NOBODY = 0.25, 0.05, 1.0, 2.0
 #: After an error.
 _REST = 2.0
 

@@ -116,7 +116,7 @@ class Sender:
         headers = {
             "content-type": "application/json",
             "user-agent": "Plantain-Webhooks/1",
-            **signing.headers(str(row.id), int(time.time()), body, row.secrets),
+            **signing.headers(str(row.id), row.timestamp, body, row.secrets),
         }
         try:
             answer = await self._outbound.request(

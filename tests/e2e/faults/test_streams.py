@@ -1,4 +1,7 @@
-"""The API is killed again and again under open event streams: each sees every event once and in order."""
+"""API and beat are killed again and again under event streams and webhooks on their way.
+
+Each stream sees every event once and in order; each webhook arrives at least once, always under the same id.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,16 @@ import httpx
 import pytest
 
 from tests.e2e.faults.conftest import NewStack
+from tests.e2e.faults.harness import Stack
+from tests.e2e.faults.hooks import Hooks, hooks
 
 _KILLS = 5
 _JOBS = 180
 _PROJECT_STREAMS = 20
+#: Each has eight messages under way at once, and more waiting.
+_WEBHOOKS = 7
+#: When it is killed, at least so many of them are.
+_UNDER_WAY = 50
 #: Job and version: what one event is about.
 Seen = tuple[str, int]
 
@@ -86,15 +95,21 @@ class Followers:
 
 
 @pytest.mark.slow
-@pytest.mark.fault(28, "API killed five times under 200 event streams")
-def test_every_stream_sees_every_event_once(new_stack: NewStack) -> None:
-    stack = new_stack(workers=2)
+@pytest.mark.fault(28, "API and beat killed five times under 200 event streams, 50 webhooks")
+def test_every_stream_sees_every_event_once_and_every_webhook_arrives(new_stack: NewStack) -> None:
+    stack = new_stack(workers=2, WEBHOOK_TIMEOUT=10)
+    with hooks(stack, _WEBHOOKS) as webhooks:
+        _kill_again_and_again(stack, webhooks)
+
+
+def _kill_again_and_again(stack: Stack, webhooks: Hooks) -> None:
     jobs = stack.clients.submit(_JOBS, seconds=0.5)
     followers = Followers(f"http://127.0.0.1:{stack.api_port}", stack.servers.key)
     followers.follow(jobs)
     try:
         for number in range(1, _KILLS + 1):
-            stack.pause(1.0)
+            stack.wait_until(lambda: webhooks.under_way >= _UNDER_WAY, 20, "many webhooks are under way")
+            stack.kill("beat")
             stack.kill("api")
             stack.mark()
             stack.wait_until(lambda: stack.restarts["api"] == number, 20, "the API has died")  # noqa: B023
@@ -110,6 +125,8 @@ def test_every_stream_sees_every_event_once(new_stack: NewStack) -> None:
             20,
             "every stream has seen its last event",
         )
+        # What a killed beat had begun is sent again once its lease has run out.
+        stack.wait_until(lambda: _undelivered(stack) == 0, 60, "every webhook is delivered")
     finally:
         followers.stop()
     for seen in followers.of_project:
@@ -118,9 +135,27 @@ def test_every_stream_sees_every_event_once(new_stack: NewStack) -> None:
         assert seen == wanted
     assert followers.reconnects > _KILLS * _PROJECT_STREAMS / 2
     assert {entry.partition(" ")[0] for entry in followers.refused} <= {"503"}
+    arrived = webhooks.arrived()
+    assert arrived.keys() == {(path, job) for path in webhooks.secrets for job in stack.clients.told}
+    assert {len(ids) for ids in arrived.values()} == {1}
+    assert {len(bodies) for bodies in webhooks.receiver.bodies().values()} == {1}
+    times = webhooks.receiver.times()
+    again = sum(times.values()) - len(times)
+    assert again > 0, "no kill met a webhook under way"
     stack.verify(
-        calls=sum(stack.states().values()), remark=f"{len(events)} events, {followers.reconnects} reconnects"
+        calls=sum(stack.states().values()),
+        remark=f"{len(events)} events, {followers.reconnects} reconnects, {len(times)} webhooks, {again} came again",
     )
+
+
+def _undelivered(stack: Stack) -> int:
+    """Deliveries that are not there yet, and those that are still to be made."""
+    query = """
+        SELECT (SELECT count(*) FROM webhook_deliveries WHERE state <> 'delivered')
+             + (SELECT count(*) FROM job_events, webhook_progress WHERE id > through_event)
+    """
+    found: int = stack.sql(query)[0][0]
+    return found
 
 
 def _pairs(events: Sequence[tuple[str, int]], followers: Followers) -> list[tuple[list[Seen], list[Seen]]]:

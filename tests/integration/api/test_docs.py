@@ -108,6 +108,20 @@ async def test_the_words_of_the_state_machine_are_in_the_document(document: dict
     assert document["components"]["schemas"]["WaitingReason"]["enum"] == list(WaitingReason)
 
 
+async def test_what_receivers_of_webhooks_get_is_in_the_document(document: dict[str, Any]) -> None:
+    (received,) = document["webhooks"].values()
+    content = received["post"]["requestBody"]["content"]["application/json"]
+    assert content["schema"] == {"$ref": "#/components/schemas/WebhookMessage"}
+    known = document["components"]["schemas"]["WebhookMessage"]["properties"]["type"]["examples"]
+    assert set(known) > {f"job.{state}" for state in State}
+    # Every event that is written somewhere has a name that can be asked for.
+    folder = Path(shared.__file__).parent
+    sources = [path.read_text(encoding="utf-8") for path in folder.rglob("*.py") if path.name != "types.py"]
+    written = set(re.findall(r"""['"]((?:job|webhook|batch)\.[a-z_]+)['"]""", "\n".join(sources)))
+    assert len(written) >= 6
+    assert written <= set(known)
+
+
 async def test_the_root_says_where_to_go(anonymous: httpx.AsyncClient) -> None:
     found = (await anonymous.get("/")).json()
     for name in ("documentation", "openapi", "health"):

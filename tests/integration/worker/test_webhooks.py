@@ -440,6 +440,42 @@ async def test_a_job_is_pruned_only_when_its_webhooks_are_made_and_they_outlive_
     assert await table.ask("SELECT number FROM webhook_attempts") == []
 
 
+async def test_a_deleted_endpoints_deliveries_go_in_small_batches(
+    hooks: Webhooks, table: Table, maintenance: Maintenance, dispatch: Dispatchers
+) -> None:
+    endpoint, _ = await hooks.at("/a")
+    await hooks.at("/b")
+    await table.run(
+        """
+        INSERT INTO webhook_deliveries (id, project_id, endpoint_id, event_id, type, body)
+        SELECT gen_random_uuid(), :project, :endpoint, n, 'job.failed', '{}' FROM generate_series(1, 450) n
+        """,
+        project=table.project_id,
+        endpoint=endpoint,
+    )
+    await hooks.service.delete(table.project_id, endpoint)
+    dispatch()
+    await hooks.job()
+    await hooks.until_received("/b", 1)
+    assert hooks.receiver.at("/a") == []
+    for _ in range(10):
+        await maintenance.prune()
+    rows = await table.ask("SELECT id FROM webhook_endpoints WHERE id = :id", id=endpoint)
+    assert (rows, sum((await hooks.states()).values())) == ([], 1)
+
+
+async def test_a_database_that_was_set_back_is_noticed(
+    hooks: Webhooks, table: Table, dispatch: Dispatchers, caplog: pytest.LogCaptureFixture
+) -> None:
+    await hooks.at("/a")
+    await table.run("UPDATE webhook_progress SET through_event = 1000000")
+    dispatch()
+    await table.until("(SELECT through_event < 1000 FROM webhook_progress)")
+    await hooks.job()
+    await hooks.until_received("/a", 1)
+    assert "set back" in caplog.text
+
+
 async def test_without_webhooks_nothing_is_looked_at(
     dispatch: Dispatchers, hooks: Webhooks, table: Table
 ) -> None:
