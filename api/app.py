@@ -14,7 +14,7 @@ from api import docs, errors, openapi
 from api.deps import Services, heads
 from api.methods import refusals
 from api.middleware import RequestContext
-from api.routers import artifacts, events, health, jobs, kinds, models, replays, uploads, webhooks
+from api.routers import artifacts, batches, events, health, jobs, kinds, models, replays, uploads, webhooks
 from api.shortcut import Application
 from shared import checkpoints
 from shared.collector import calm_the_collector
@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (
         jobs.router,
         replays.router,
+        batches.router,
         events.router,
         artifacts.router,
         uploads.router,

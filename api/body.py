@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 import orjson
@@ -59,8 +59,43 @@ async def read(request: Request, limit: int, room: Room) -> bytes:
         RequestTimeout: it comes too slowly.
         Unavailable: there is no room for it.
     """
-    _require_json(request)
+    media_type = media_type_of(request)
+    if media_type != "application/json" and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        raise unsupported(request, "JSON", "application/json")
     return await _collect(request, limit, room)
+
+
+async def chunks(request: Request, limit: int, room: Room) -> AsyncIterator[bytes]:
+    """The body piece by piece, to be worked on while the rest is on its way. Raises as ``read`` does.
+
+    What its reader spends on a piece does not count against the client.
+    """
+    declared = declared_length(request)
+    if declared is not None and declared > limit:
+        await drain_unless_asked(request)
+        raise too_large(limit)
+    expected = limit if declared is None else declared
+    if expected > _FREE_BYTES:
+        await _take(request, room, expected)
+    clock = asyncio.get_running_loop().time
+    size, waited, stream = 0, 0.0, request.stream()
+    while True:
+        began = clock()
+        try:
+            async with asyncio.timeout(min(IDLE_SECONDS, IDLE_SECONDS + expected / SLOWEST - waited)):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            raise _late(size) from None
+        if chunk is None:
+            return
+        waited += clock() - began
+        size += len(chunk)
+        if size > limit:
+            await drain(request)
+            raise too_large(limit)
+        yield chunk
 
 
 def parse(body: bytes) -> Any:
@@ -72,34 +107,53 @@ def parse(body: bytes) -> Any:
     """
     if not body:
         raise BadRequest("The body is empty; a JSON object is needed.", code="invalid_json")
-    if len(body) > INLINE_BYTES and has_more_parts(body, MAX_PARTS):
-        message = f"has more than {MAX_PARTS:,} fields and elements"
-        raise ValidationFailed(
-            "The job is not allowed; errors names each field.", errors=[FieldError("", "too_large", message)]
-        )
     try:
-        return long_strings.loads(body) if len(body) >= LARGE_BYTES else orjson.loads(body)
+        return loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(
-            f"The body is not JSON: {_reason(error)} at line {error.lineno}, column {error.colno}.",
+            f"The body is not JSON: {reason(error)} at line {error.lineno}, column {error.colno}.",
             code="invalid_json",
         ) from None
 
 
-def _require_json(request: Request) -> None:
+def loads(data: bytes) -> Any:
+    """What JSON says, without holding the interpreter for long.
+
+    Raises:
+        orjson.JSONDecodeError: it is none.
+        ValidationFailed: it has too many parts, which is found out before any is made.
+    """
+    if len(data) > INLINE_BYTES and has_more_parts(data, MAX_PARTS):
+        message = f"has more than {MAX_PARTS:,} fields and elements"
+        raise ValidationFailed(
+            "The job is not allowed; errors names each field.", errors=[FieldError("", "too_large", message)]
+        )
+    return long_strings.loads(data) if len(data) >= LARGE_BYTES else orjson.loads(data)
+
+
+def unsupported(request: Request, what: str, media_type: str) -> UnsupportedMediaType:
+    """The error for a body of another type than the one that is right."""
     declared = request.headers.get("content-type", "")
-    media_type, *parameters = (part.strip().lower() for part in declared.split(";"))
-    if media_type != "application/json" and not (
-        media_type.startswith("application/") and media_type.endswith("+json")
-    ):
-        what = f"not {declared[:100]}" if declared else "which was not said"
-        raise UnsupportedMediaType(f"The body must be JSON, {what}: send Content-Type: application/json.")
+    instead = f"not {declared[:100]}" if declared else "which was not said"
+    return UnsupportedMediaType(f"The body must be {what}, {instead}: send Content-Type: {media_type}.")
+
+
+def media_type_of(request: Request) -> str:
+    """What the body is declared as, without parameters.
+
+    Raises:
+        UnsupportedMediaType: it is compressed, or not in UTF-8.
+    """
+    media_type, *parameters = (
+        part.strip().lower() for part in request.headers.get("content-type", "").split(";")
+    )
     charsets = [value.partition("=")[2].strip('"') for value in parameters if value.startswith("charset=")]
     if charsets and charsets[0] not in {"utf-8", "utf8", "us-ascii"}:
         raise UnsupportedMediaType(f"JSON is UTF-8, not {charsets[0][:40]}.")
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         raise UnsupportedMediaType(f"Send the body uncompressed, not as {encoding[:40]}.")
+    return media_type
 
 
 async def worked_on(size: int, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -135,9 +189,7 @@ async def _collect(request: Request, limit: int, room: Room) -> bytes:
                     patience.reschedule(min(loop.time() + IDLE_SECONDS, deadline))
                 chunks.append(chunk)
     except TimeoutError:
-        raise RequestTimeout(
-            f"The body did not come in time: {size:,} bytes were there.", headers={"Connection": "close"}
-        ) from None
+        raise _late(size) from None
     if size > limit:
         chunks.clear()
         await drain(request)
@@ -178,6 +230,7 @@ async def drain_unless_asked(request: Request) -> None:
 
 
 async def drain(request: Request) -> None:
+    """Throws away what is still to come of a body, up to a bound: only then does its client read the answer."""
     drained = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
@@ -188,12 +241,19 @@ async def drain(request: Request) -> None:
                     return
 
 
+def _late(size: int) -> RequestTimeout:
+    return RequestTimeout(
+        f"The body did not come in time: {size:,} bytes were there.", headers={"Connection": "close"}
+    )
+
+
 def too_large(limit: int) -> PayloadTooLarge:
     # What was not read cannot be told from the next request: the connection ends here.
     return PayloadTooLarge(f"The body is over the limit of {limit:,} bytes.", headers={"Connection": "close"})
 
 
-def _reason(error: orjson.JSONDecodeError) -> str:
+def reason(error: orjson.JSONDecodeError) -> str:
+    """What the parser has to say, without the place."""
     return error.msg.partition(": line ")[0].rstrip(".")
 
 

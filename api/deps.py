@@ -19,6 +19,8 @@ from api.hub import Hub
 from api.readiness import Readiness
 from api.tail import Tail
 from shared.access.service import Authenticator, Caller
+from shared.batches.replays import BulkReplays
+from shared.batches.service import BatchService
 from shared.config import Settings
 from shared.db import Database
 from shared.errors import FieldError, Forbidden, Unauthenticated, ValidationFailed
@@ -56,6 +58,8 @@ class Services:
     lists: JobLists
     waiting: Waiting
     uploads: UploadService
+    batches: BatchService
+    replays: BulkReplays
     idempotency: IdempotencyService
     webhooks: WebhookService
     authenticator: Authenticator
@@ -70,6 +74,7 @@ class Services:
         database = Database(settings, application="plantain api")
         doorbell, wakeups = Doorbell(settings), Wakeups(settings)
         waiting = Waiting(database, settings)
+        jobs = JobService(database, settings, doorbell, wakeups)
         hub, events = Hub(wakeups, settings.api_max_waiting), EventService(database, settings)
         return cls(
             settings=settings,
@@ -80,10 +85,12 @@ class Services:
             deltas=Deltas(settings),
             events=events,
             tail=Tail(events, database, hub, settings.public_url or ""),
-            jobs=JobService(database, settings, doorbell, wakeups),
+            jobs=jobs,
             lists=JobLists(database, settings, wakeups, waiting),
             waiting=waiting,
             uploads=UploadService(database, settings),
+            batches=BatchService(database, settings, jobs, wakeups),
+            replays=BulkReplays(database, settings, jobs),
             idempotency=IdempotencyService(database, settings),
             webhooks=WebhookService(database, settings),
             authenticator=Authenticator(database),

@@ -58,6 +58,7 @@ CODES: dict[str, tuple[int, str]] = {
     "forbidden": (403, "The key may not do this."),
     "insufficient_scope": (403, "Use a key with the scope that `detail` names."),
     "not_found": (404, "Nothing is at this address; look for a misspelling."),
+    "batch_not_found": (404, "No batch of this project has the id."),
     "job_not_found": (404, "No job of this project has the id."),
     "artifact_not_found": (404, "No artifact of this project has the id."),
     "upload_not_found": (
@@ -85,6 +86,7 @@ CODES: dict[str, tuple[int, str]] = {
     "upload_in_use": (409, "A job refers to the upload; `detail` names one. Delete its jobs first."),
     "gone": (410, "It existed and was removed."),
     "payload_too_large": (413, "Send less; `detail` names the limit."),
+    "too_many_jobs": (413, "Send the jobs in several batches; `detail` names the limit."),
     "unsupported_media_type": (415, "Send `Content-Type: application/json`, uncompressed, in UTF-8."),
     "not_a_form": (415, "Send `Content-Type: multipart/form-data`, uncompressed."),
     "unsupported_image_type": (
@@ -129,6 +131,10 @@ class ProblemField(BaseModel):
     message: str = Field(description="What is wrong and what would be right.")
     allowed: list[Any] | None = Field(
         default=None, description="What would have been accepted, where that can be listed."
+    )
+    index: int | None = Field(default=None, description="Of a batch: which of its jobs, from 0.")
+    line: int | None = Field(
+        default=None, description="Of a JSONL body: the line, from 1; `pointer` is then one into that line."
     )
 
 

@@ -28,10 +28,16 @@ def claim_of(request: Request, data: bytes, parsed: Any) -> Claim:
     Raises:
         BadRequest: the header cannot be read.
     """
-    key = key_of(request.headers.getlist(_HEADER))
-    return Claim(
-        caller_of(request).project_id, key, fingerprint(request.method, request.url.path, data, parsed)
-    )
+    return claim_by(request, fingerprint(request.method, request.url.path, data, parsed))
+
+
+def claim_by(request: Request, digest: bytes) -> Claim:
+    """Likewise where the fingerprint was worked out while the body came.
+
+    Raises:
+        BadRequest: the header cannot be read.
+    """
+    return Claim(caller_of(request).project_id, key_of(request.headers.getlist(_HEADER)), digest)
 
 
 async def answered(request: Request, claim: Claim, work: Callable[[], Awaitable[Answer]]) -> Response:

@@ -9,6 +9,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from api.errors import CODES, PROBLEM, Problem
+from shared.batches.replay_schemas import JobsReplay
+from shared.batches.schemas import BatchSubmit, ResultLine
 from shared.events.schemas import DeltaView, EventView
 from shared.jobs.list_schemas import JobsCancel
 from shared.jobs.messages import WebhookMessage
@@ -134,6 +136,12 @@ _EVENT = {
         },
         "retry": {"type": "integer", "description": "Milliseconds to wait before coming back; sent once."},
     },
+}
+IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The `ETag` you have: 304 where nothing has changed since.",
+    "schema": {"type": "string"},
 }
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
@@ -274,6 +282,88 @@ SUBMIT_BODY = {
         }
     },
 }
+_BATCH_LINE = '{"kind": "text.generate", "input": {"prompt": "Write a haiku about a plantain."}, "metadata": {"row": "1"}}\n'
+BATCH_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {"$ref": "#/components/schemas/BatchSubmit"},
+            "examples": {
+                "prompts": {
+                    "summary": "Two prompts",
+                    "value": {
+                        "defaults": {"kind": "text.generate", "model": "gemini-flash"},
+                        "tags": ["nightly"],
+                        "jobs": [
+                            {"input": {"prompt": "Write a haiku about a plantain."}},
+                            {"input": {"prompt": "And one about a banana."}},
+                        ],
+                    },
+                }
+            },
+        },
+        **{
+            media_type: {
+                "schema": {"type": "string", "description": "A `JobSubmit` on each line."},
+                "example": _BATCH_LINE,
+            }
+            for media_type in ("application/jsonl", "application/x-ndjson")
+        },
+    },
+}
+BATCH_PARAMETERS = [
+    IDEMPOTENCY_KEY,
+    *(
+        {
+            "name": name,
+            "in": "query",
+            "description": f"With JSONL: `{field}` of the batch{more}.",
+            "schema": schema,
+        }
+        for name, field, more, schema in (
+            ("priority", "priority", "", {"$ref": "#/components/schemas/Priority"}),
+            ("tag", "tags", "; may be repeated", {"type": "array", "items": {"type": "string"}}),
+            (
+                "metadata",
+                "metadata",
+                ", as `key=value`; may be repeated",
+                {"type": "array", "items": {"type": "string"}},
+            ),
+        )
+    ),
+]
+BATCH_HEADERS = {
+    "ETag": _header("Names what the answer says."),
+    "Retry-After": _header("Seconds to wait before the next poll; absent once it is completed.", "integer"),
+}
+BATCH_ACCEPTED_HEADERS = {
+    "Location": _header("Where the batch is: its `status_url`."),
+    "Retry-After": BATCH_HEADERS["Retry-After"],
+    "Idempotent-Replayed": ACCEPTED_HEADERS["Idempotent-Replayed"],
+}
+BATCH_RESULTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A `ResultLine` for each job",
+        "content": {
+            "application/jsonl": {
+                "schema": {"type": "string"},
+                "example": '{"index":0,"id":"0198a7c2-…","state":"succeeded","output":{"text":"…"},"error":null,…}\n',
+            }
+        },
+    }
+}
+BATCH_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events; the `data` of each is a `BatchView`, and a comment comes every 15 s",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": 'event: batch.progress\ndata: {"id":"0198a7c2-…","state":"running","counts":{…},…}\n\n',
+            }
+        },
+    },
+    204: {"description": "Nothing is to come"},
+}
 
 
 def json_body(schema: str, example: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
@@ -298,6 +388,19 @@ CANCEL_BODY = {
 }
 
 
+REPLAYED_HEADERS = {
+    "Location": _header("Where the batch is; absent where none was made."),
+    "Idempotent-Replayed": ACCEPTED_HEADERS["Idempotent-Replayed"],
+}
+REPLAY_MANY_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {"$ref": "#/components/schemas/JobsReplay"},
+            "example": {"filter": {"state": ["failed"], "tag": ["nightly"]}, "dry_run": True},
+        }
+    },
+}
 REPLAY_BODY = {
     "required": False,
     "content": {
@@ -414,6 +517,9 @@ def _schemas() -> dict[str, Any]:
         WebhookMessage,
         SecretRotate,
         Redeliver,
+        BatchSubmit,
+        JobsReplay,
+        ResultLine,
         *(kind.input_model for kind in KINDS.values()),
     ]
     for model in models:

@@ -1,6 +1,6 @@
 """Named points in a job's way at which a test holds, stops or kills the process. Without TEST_CHECKPOINTS: nothing.
 
-A test leaves orders as files in the folder, named ``POINT.ACTION.JOB.SERIAL``. JOB is a job's id or ``any``. Who comes to
+A test leaves orders as files in the folder, named ``POINT.ACTION.JOB.SERIAL``. JOB is a job's id, a batch's, or ``any``. Who comes to
 the point takes the order by moving it into ``taken/`` (one order, one process) and obeys:
 
     kill   SIGKILL for this process
@@ -9,7 +9,7 @@ the point takes the order by moving it into ``taken/`` (one order, one process) 
 
 An order whose SERIAL is ``always`` stays, for jobs that meet it every time. The points:
 
-    API      inserting (before the statement)  inserted (before the commit, under a key)
+    API      inserting (before the statement)  inserted (before the commit, under a key or of a batch)
              committed (before the message is sent)
     worker   popped (before the claim)  claimed  sent (noted, before the call)  answered (before the record)
              artifacts (written, before the ending)  recorded

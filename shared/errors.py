@@ -39,12 +39,16 @@ class FieldError:
         code: stable word for programs, such as ``not_allowed``.
         message: what is wrong and what would be right, for people.
         allowed: the values that would have been accepted, where they can be listed.
+        index: where the field is one of a batch's jobs: which, from 0.
+        line: likewise, the line of a JSONL body, from 1; the pointer is then one into that line.
     """
 
     pointer: str
     code: str
     message: str
     allowed: Sequence[Any] | None = None
+    index: int | None = None
+    line: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}

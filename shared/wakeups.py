@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from uuid import UUID
 
@@ -70,11 +70,20 @@ class Wakeups:
 
     async def cancel_requested(self, job_id: UUID) -> None:
         """Best effort: without it, the worker learns of the cancel at its next renewal."""
+        await self.cancels_requested([job_id])
+
+    async def cancels_requested(self, job_ids: Sequence[UUID]) -> None:
+        """Likewise for many, in one round trip."""
+        if not job_ids:
+            return
         try:
-            async with asyncio.timeout(_PUBLISH_TIMEOUT):
-                await self.redis.publish(CANCEL_CHANNEL, str(job_id))
+            async with asyncio.timeout(_PUBLISH_TIMEOUT), self.redis.pipeline(transaction=False) as pipe:
+                for job_id in job_ids:
+                    pipe.publish(CANCEL_CHANNEL, str(job_id))
+                await pipe.execute()
         except (RedisError, OSError, TimeoutError) as error:
-            log.warning("no wake-up for the cancel of %s (%s)", job_id, type(error).__name__)
+            whose = job_ids[0] if len(job_ids) == 1 else f"{len(job_ids)} jobs"
+            log.warning("no wake-up for the cancel of %s (%s)", whose, type(error).__name__)
 
     async def listen_for_cancels(self, wake: Callable[[UUID], Awaitable[None]]) -> None:
         """Calls ``wake`` for every cancel asked for; reconnects for ever; ends when cancelled."""

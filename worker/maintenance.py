@@ -13,6 +13,8 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.artifacts import queries as artifacts
+from shared.batches import queries as batches
+from shared.batches.cancel import Canceller
 from shared.config import Settings
 from shared.db import Database
 from shared.gates import queries as gates
@@ -36,6 +38,12 @@ _REPUBLISH_AT_MOST = 5000
 _FORGET_LEARNED_SECONDS = 3600.0
 #: A worker that says nothing for so long does not come back under its name: one that crashed leaves its row behind.
 _FORGET_WORKER_SECONDS = 86_400.0
+#: Batches that one statement notes as completed at most: each of their jobs is counted.
+_COMPLETE_BATCH = 20
+#: A pass cancels jobs of batches for so long at most, in seconds.
+_CANCEL_SECONDS = 2.0
+#: A batch outlives its last job by so much, in seconds, for those who still ask.
+_FORGET_BATCH_SECONDS = 7 * 86_400.0
 #: Rows that one transaction deletes at most: it is over in some hundredths of a second.
 _PRUNE_BATCH = 200
 _PRUNE_PICTURES = 20
@@ -51,6 +59,7 @@ class Maintenance:
         self._wakeups = wakeups
         self._settings = settings
         self._doorbell = doorbell
+        self._canceller = Canceller(database, wakeups)
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
 
     async def dispatch_due(self) -> int:
@@ -133,6 +142,28 @@ class Maintenance:
             total += len(expired)
             if len(expired) < _BATCH:
                 return total
+
+    async def tend_batches(self) -> int:
+        """Goes on with the cancel of batches, and notes which have come to their end."""
+        async with self._database.reading() as db:
+            called_off = await batches.called_off(db)
+        end = time.monotonic() + _CANCEL_SECONDS
+        for project_id, batch_id in called_off:
+            left = end - time.monotonic()
+            if left > 0:
+                await self._canceller.cancel(project_id, batch_id, seconds=left)
+        while True:
+            async with self._database.transaction() as db:
+                completed = await batches.complete(db, limit=_COMPLETE_BATCH)
+            self._wakeups.changed(completed)
+            if len(completed) < _COMPLETE_BATCH:
+                return 0
+
+    async def forget_batches(self) -> int:
+        """Deletes batches that have no jobs left."""
+        async with self._database.transaction() as db:
+            await batches.prune(db, after=_FORGET_BATCH_SECONDS, limit=_BATCH)
+        return 0
 
     async def prune(self) -> int:
         """Deletes jobs, idempotency keys and deliveries of webhooks that were kept for their time.

@@ -39,7 +39,7 @@ async def of_job(request: Request) -> Response:
     With `Last-Event-ID`, those after that one; 204 where the job is final and there are none, which tells a
     browser's EventSource not to come back.
     """
-    services, after = services_of(request), await _last_event_id(request)
+    services, after = services_of(request), await last_event_id(request)
     job_id = job_id_of(request.path_params["job_id"])
     job = await services.jobs.get(caller_of(request).project_id, job_id)
     request.scope["job_id"] = job_id  # for the log
@@ -61,10 +61,10 @@ async def of_project(request: Request) -> Response:
     Each is sent once and in order, across reconnects and restarts; `last_event_id=0` begins with the oldest. What had
     happened when the answer began is in `GET /jobs` by then; everything later is in the stream.
     """
-    return ProjectStream(request, caller_of(request).project_id, await _last_event_id(request))
+    return ProjectStream(request, caller_of(request).project_id, await last_event_id(request))
 
 
-async def _last_event_id(request: Request) -> int | None:
+async def last_event_id(request: Request) -> int | None:
     """The header wins: a client that comes back still has its first address.
 
     Raises:

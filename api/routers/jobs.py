@@ -188,14 +188,19 @@ def job_of(data: bytes, limit: int) -> JobSubmit:
 
 def checked(parsed: Any, size: int, limit: int) -> JobSubmit:
     """The job that a parsed body of this size asks for; see ``job_of``."""
-    if size > limit and not _has_pictures(parsed):
-        raise PayloadTooLarge(f"The body is over the limit of {limit:,} bytes for a job without pictures.")
+    refuse_large(parsed, size, limit)
     try:
         return JobSubmit.model_validate(parsed)
     except ValidationError as error:
         raise ValidationFailed(
             "The job is not allowed; errors names each field.", errors=field_errors(error)
         ) from None
+
+
+def refuse_large(parsed: Any, size: int, limit: int) -> None:
+    """Raises: PayloadTooLarge: a job of this size must have pictures, and has none."""
+    if size > limit and not _has_pictures(parsed):
+        raise PayloadTooLarge(f"The body is over the limit of {limit:,} bytes for a job without pictures.")
 
 
 def _has_pictures(parsed: Any) -> bool:
@@ -290,7 +295,7 @@ async def list_jobs(request: Request, query: Annotated[JobQuery, Query()]) -> Re
     Where what is asked for is rare, a page may hold fewer jobs than its `limit`, even none, and still have a
     `next_cursor`: go on until that is null.
     """
-    _known_words(query, "?")
+    known_words(query, "?")
     services = services_of(request)
     rows, cursor = await services.lists.page(caller_of(request).project_id, query)
     public_url = request.scope["public_url"]
@@ -319,7 +324,7 @@ async def cancel_all(request: Request) -> Response:
         raise ValidationFailed(
             "The request is not allowed; errors names each field.", errors=field_errors(error)
         ) from None
-    _known_words(wanted.filter, "/filter/")
+    known_words(wanted.filter, "/filter/")
     return render.JsonResponse(await services.lists.cancel_all(caller_of(request).project_id, wanted))
 
 
@@ -383,7 +388,7 @@ def job_id_of(value: str) -> UUID:
     return found
 
 
-def _known_words(wanted: JobFilter, prefix: str) -> None:
+def known_words(wanted: JobFilter, prefix: str) -> None:
     """Raises: ValidationFailed: there is no such kind or model."""
     for name, value, allowed in (
         ("kind", wanted.kind, list(KINDS)),

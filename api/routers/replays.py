@@ -1,4 +1,4 @@
-"""Run a job again."""
+"""Run a job again, or many."""
 
 from __future__ import annotations
 
@@ -7,19 +7,99 @@ from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter, Request
+from pydantic import ValidationError
 from starlette.responses import Response
 
-from api import body, idempotency
+from api import body, idempotency, render
+from api.batch_views import batch_view
 from api.deps import ProjectRoute, caller_of, services_of
-from api.openapi import ACCEPTED_HEADERS, IDEMPOTENCY_KEY, REPLAY_BODY, answers
-from api.routers.jobs import JobId, accepted, checked, job_id_of, store_keyed, text_limit
+from api.openapi import (
+    ACCEPTED_HEADERS,
+    IDEMPOTENCY_KEY,
+    REPLAY_BODY,
+    REPLAY_MANY_BODY,
+    REPLAYED_HEADERS,
+    answers,
+)
+from api.routers.jobs import JobId, accepted, checked, job_id_of, known_words, store_keyed, text_limit
 from shared.artifacts import queries as artifacts
-from shared.idempotency.claim import Answer
+from shared.batches.replay_schemas import JobsReplay, JobsReplayed
+from shared.batches.service import Batch
+from shared.errors import ValidationFailed, field_errors
+from shared.idempotency.claim import Answer, Claim
 from shared.jobs import replays
 from shared.jobs.drafts import Draft
+from shared.jobs.outlook import SETTLED
 from shared.jobs.schemas import JobView
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"], route_class=ProjectRoute)
+
+
+@router.post(
+    "/replay",
+    status_code=202,
+    response_model=JobsReplayed,
+    summary="Run many jobs again",
+    responses=answers(400, 401, 403, 408, 409, 413, 415, 422, 503, success={200: {}, 202: REPLAYED_HEADERS}),
+    openapi_extra={"requestBody": REPLAY_MANY_BODY, "parameters": [IDEMPOTENCY_KEY]},
+)
+async def replay_all(request: Request) -> Response:
+    """Makes one batch of what the final jobs that a filter lets through asked for, newest first; `dry_run` makes nothing
+    and says all that it would.
+
+    Each is checked as if it were submitted now. One that is not allowed any more, or whose pictures are gone, is
+    skipped and named. Where the answer has a `next_cursor`, there are more: send it again with that as `cursor`.
+    """
+    services = services_of(request)
+    async with services.body_bytes.room() as room:
+        data = await body.read(request, services.settings.max_body_bytes, room)
+        parsed = await body.worked_on(len(data), body.parse, data)
+        wanted = _wanted(parsed)
+        if wanted.dry_run or not idempotency.is_keyed(request):
+            return idempotency.response_of(await _replay_all(request, wanted, None))
+        claim = await body.worked_on(len(data), idempotency.claim_of, request, data, parsed)
+        return await idempotency.answered(request, claim, lambda: _replay_all(request, wanted, claim))
+
+
+def _wanted(parsed: Any) -> JobsReplay:
+    try:
+        wanted = JobsReplay.model_validate(parsed)
+    except ValidationError as error:
+        raise ValidationFailed(
+            "The request is not allowed; errors names each field.", errors=field_errors(error)
+        ) from None
+    known_words(wanted.filter, "/filter/")
+    return wanted
+
+
+async def _replay_all(request: Request, wanted: JobsReplay, claim: Claim | None) -> Answer:
+    """What was found, and the batch that was made of it; with a claim, this answer is kept."""
+    services = services_of(request)
+    async with services.body_bytes.room() as room:
+        if not wanted.dry_run:
+            await room.take(services.settings.max_body_bytes)
+        found = await services.replays.find(
+            caller_of(request).project_id, wanted, request_id=request.scope["request_id"]
+        )
+        public_url = request.scope["public_url"]
+
+        def answer_of(made: Batch | None) -> Answer:
+            view: dict[str, Any] = {
+                "dry_run": wanted.dry_run,
+                "matched": found.matched,
+                "skipped": found.skipped,
+                "problems": found.problems,
+                "sample": [render.job_view(row, SETTLED, public_url) for row in found.sample],
+                "batch": batch_view(made, public_url) if made else None,
+                "next_cursor": found.next_cursor,
+            }
+            headers = {"Location": view["batch"]["status_url"]} if view["batch"] else {}
+            return Answer(202 if made else 200, headers, render.dumps(view))
+
+        if wanted.dry_run or not found.intake.total:
+            return answer_of(None)
+        made, answer = await services.batches.create(found.intake, (claim, answer_of) if claim else None)
+        return answer or answer_of(made)
 
 
 @router.post(

@@ -48,6 +48,8 @@ class JobFilter(TypedDict, total=False):
     priority: Priority
     tag: str | Sequence[str]
     metadata: Mapping[str, str]
+    #: The id of a batch.
+    batch: str
     created_after: datetime
     created_before: datetime
     #: Stands in the prompt; three characters at least.
@@ -147,6 +149,9 @@ class Job:
     error: JobProblem | None = None
     warnings: Sequence[JobWarning] = ()
     replay_of: str | None = None
+    #: The batch that it came with, and its place there, from 0.
+    batch_id: str | None = None
+    batch_index: int | None = None
     keep_for: float | None = None
     stream: bool = False
     #: Names the request that submitted it, in the server's logs as well.

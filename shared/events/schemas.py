@@ -44,10 +44,10 @@ class EventView(BaseModel):
     """The `data` of a server-sent event."""
 
     id: Annotated[int, Field(description="Larger than that of every event before it; `Last-Event-ID`.")]
-    type: Annotated[str, Field(examples=["job.succeeded"])]
+    type: Annotated[str, Field(examples=["job.succeeded", "batch.completed"])]
     time: datetime
     job_id: Annotated[
-        UUID | None, Field(description="Null where the event is about no job: `webhook.disabled`.")
+        UUID | None, Field(description="Null where the event is about no job, such as `batch.completed`.")
     ]
     version: Annotated[int | None, Field(description="Numbers the job's events without a gap, from 1.")]
     data: Annotated[dict[str, Any], Field(description="What the type has to say, such as `attempt`.")]

@@ -14,6 +14,11 @@ class EventType(StrEnum):
     JOB_FAILED = "job.failed"
     JOB_CANCELLED = "job.cancelled"
     JOB_EXPIRED = "job.expired"
+    #: Of a batch, which ``data`` names; about no job.
+    BATCH_CREATED = "batch.created"
+    BATCH_CANCEL_REQUESTED = "batch.cancel_requested"
+    #: All of its jobs are final.
+    BATCH_COMPLETED = "batch.completed"
     #: A notice to the project: a webhook endpoint gets nothing any more. About no job.
     WEBHOOK_DISABLED = "webhook.disabled"
 

@@ -89,8 +89,16 @@ def fingerprint(method: str, path: str, data: bytes, parsed: Any) -> bytes:
         data: the body as it came.
         parsed: what it says.
     """
+    return sha256(b"%s %s\n%s" % (method.encode(), path.encode(), canonical(parsed, data))).digest()
+
+
+def canonical(parsed: Any, data: bytes) -> bytes:
+    """A JSON value in the one form that all ways of writing it have in common.
+
+    Args:
+        data: as which it came.
+    """
     try:
-        canonical = orjson.dumps(parsed, option=orjson.OPT_SORT_KEYS)
+        return orjson.dumps(parsed, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # nested deeper than anything that is allowed: it is about to be refused
-        canonical = data
-    return sha256(b"%s %s\n%s" % (method.encode(), path.encode(), canonical)).digest()
+        return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import Annotated, Any
+from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -64,6 +65,7 @@ class JobFilter(BaseModel):
             examples=[["user=42"]],
         ),
     ] = []
+    batch: Annotated[UUID | None, Field(description="Of this batch.")] = None
     created_after: Annotated[Moment | None, Field(description="Created at this time or later.")] = None
     created_before: Annotated[Moment | None, Field(description="Created before this time.")] = None
     q: Annotated[
@@ -96,6 +98,7 @@ class SummaryQuery(BaseModel):
     finished_before: Annotated[
         Moment | None, Field(description="Count final jobs of the hours that begin before this time.")
     ] = None
+    batch: Annotated[UUID | None, Field(description="Count jobs of this batch alone.")] = None
 
 
 class JobsCancel(BaseModel):

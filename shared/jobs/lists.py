@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,8 +12,8 @@ from sqlalchemy import Row
 
 from shared.config import Settings
 from shared.db import Database, within
-from shared.errors import BadRequest, FieldError
 from shared.jobs import queries, search, totals
+from shared.jobs.cursors import cursor_of, read_cursor
 from shared.jobs.list_schemas import JobFilter, JobQuery, JobsCancel, SummaryQuery
 from shared.jobs.status import FINAL, State
 from shared.jobs.waiting import Waiting
@@ -43,14 +40,14 @@ class JobLists:
         Raises:
             BadRequest: the cursor is not one of ours.
         """
-        after = _read_cursor(query.cursor) if query.cursor else None
+        after = read_cursor(query.cursor) if query.cursor else None
 
         async def read() -> search.Page:
             async with self._database.transaction() as db:
                 return await search.page(db, project_id, query, limit=query.limit, after=after)
 
         page = await within(self._patience, read())
-        return page.rows, _cursor(page.next) if page.next else None
+        return page.rows, cursor_of(page.next) if page.next else None
 
     async def summary(self, project_id: UUID, query: SummaryQuery) -> dict[str, Any]:
         """``JobsSummary``: what the project's jobs are, why they wait, and what they cost."""
@@ -59,8 +56,10 @@ class JobLists:
             async with self._database.transaction() as db:
                 await db.execute(totals.ONE_SNAPSHOT)
                 await search.plan_each_time(db)
-                ended = await totals.ended(db, project_id, query.finished_after, query.finished_before)
-                return ended, await totals.live(db, project_id)
+                window = (query.finished_after, query.finished_before)
+                if query.batch is not None:
+                    return await totals.of_batch(db, project_id, query.batch, *window)
+                return await totals.ended(db, project_id, *window), await totals.live(db, project_id)
 
         ended, live = await within(self._patience, read())
         waiting: Counter[str] = Counter()
@@ -84,10 +83,8 @@ class JobLists:
             )
             found["matched"] += len(page.rows)
             self._wakeups.changed([(project_id, row.id) for row in changed])
-            for row in changed:
-                found[row.state] += 1
-                if row.state == State.RUNNING:
-                    await self._wakeups.cancel_requested(row.id)
+            found.update(row.state for row in changed)
+            await self._wakeups.cancels_requested([row.id for row in changed if row.state == State.RUNNING])
             after, more = page.next, page.next is not None
         return {
             "dry_run": request.dry_run,
@@ -105,27 +102,3 @@ class JobLists:
             if dry_run or not page.rows:
                 return page, []
             return page, await queries.cancel_many(db, project_id, [row.id for row in page.rows])
-
-
-def _cursor(position: search.Position) -> str:
-    return (
-        base64.urlsafe_b64encode(f"{position.created_at.isoformat()}/{position.id}".encode())
-        .decode()
-        .rstrip("=")
-    )
-
-
-def _read_cursor(cursor: str) -> search.Position:
-    try:
-        decoded = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-        moment, _, job_id = decoded.partition("/")
-        parsed = datetime.fromisoformat(moment)
-        if parsed.tzinfo is None:
-            raise ValueError("no time zone")
-        return search.Position(parsed, UUID(job_id))
-    except (ValueError, binascii.Error):
-        raise BadRequest(
-            "The cursor is not one that this API gave out; leave it out to start at the newest job.",
-            code="invalid_cursor",
-            errors=[FieldError("?cursor", "invalid", "not a cursor from next_cursor")],
-        ) from None

@@ -26,7 +26,7 @@ VIEW = """
     j.id, j.project_id, j.kind, j.model, j.priority, j.queue, j.warnings, j.tags, j.metadata, j.state, j.version, j.attempt,
     j.snoozes, j.max_attempts, j.timeout_seconds, j.on_unknown, j.created_at, j.scheduled_at, j.started_at,
     j.finished_at, j.expires_at, j.cancel_requested_at, j.error, j.provider, j.upstream_model,
-    j.model_version, j.usage, j.cost_usd, j.replay_of, j.keep_seconds, j.stream, j.request_id,
+    j.model_version, j.usage, j.cost_usd, j.replay_of, j.keep_seconds, j.stream, j.request_id, j.batch_id, j.batch_index,
     CASE WHEN j.state = 'queued' AND (j.scheduled_at > now() OR j.published_at IS NULL)
          THEN j.waiting_reason END AS waiting_reason,
     CASE WHEN j.state = 'queued' AND j.scheduled_at > now() THEN j.scheduled_at END AS waiting_until,
@@ -67,6 +67,8 @@ class NewJob(NamedTuple):
     keep_seconds: float | None = None
     stream: bool = False
     request_id: str | None = None
+    batch_id: None = None
+    batch_index: None = None
     state: str = "queued"
     version: int = 1
     attempt: int = 0
@@ -137,6 +139,11 @@ _SUBMIT_WITH_RARE = _submitting(
     ", webhook_url, webhook_events, stream",
     ", webhook_url, webhook_events, coalesce(stream, false)",
     ", webhook_url text, webhook_events text[], stream boolean",
+)
+_SUBMIT_OF_BATCH = _submitting(
+    ", batch_id, batch_index, webhook_url, webhook_events, stream",
+    ", batch_id, batch_index, webhook_url, webhook_events, coalesce(stream, false)",
+    ", batch_id uuid, batch_index int, webhook_url text, webhook_events text[], stream boolean",
 )
 
 _GET = text(f"SELECT {VIEW} FROM jobs j WHERE j.id = ANY(CAST(:ids AS uuid[]))")
@@ -402,6 +409,16 @@ async def submit(db: Executor, rows: Sequence[dict[str, Any]]) -> dict[UUID, New
     [stored] = await db.execute(statement, {"rows": _json(rows)})
     later = frozenset(stored.later or ())
     return {row["id"]: _new_job(row, stored.now, later=row["id"] in later) for row in rows}
+
+
+async def submit_of_batch(db: AsyncConnection, rows: str) -> frozenset[UUID]:
+    """Inserts jobs of a batch; answers the ids of those whose time is yet to come.
+
+    Args:
+        rows: what ``submit`` takes, with ``batch_id`` and ``batch_index``, as JSON: made one by one, as they are checked.
+    """
+    [stored] = await db.execute(_SUBMIT_OF_BATCH, {"rows": rows})
+    return frozenset(stored.later or ())
 
 
 def _new_job(row: dict[str, Any], now: datetime, *, later: bool) -> NewJob:

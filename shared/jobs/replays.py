@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -17,10 +18,17 @@ from shared.jobs.service import not_found
 from shared.kinds.base import INPUT_URLS
 
 # Neither scheduled_at nor expires_at: those were times of then.
-_SOURCE = text("""
-    SELECT kind, model, priority, input, max_attempts, timeout_seconds AS timeout, on_unknown, keep_seconds AS keep_for,
-           stream
-    FROM jobs WHERE id = :id AND project_id = :project_id
+_COLUMNS = """
+    kind, model, priority, input, max_attempts, timeout_seconds AS timeout, on_unknown, keep_seconds AS keep_for,
+    stream
+"""
+_SOURCE = text(f"SELECT {_COLUMNS} FROM jobs WHERE id = :id AND project_id = :project_id")
+_SOURCES = text(f"""
+    SELECT id, {_COLUMNS} FROM (
+        SELECT jobs.*, sum(pg_column_size(input)) OVER (ORDER BY place) - pg_column_size(input) AS before
+        FROM jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS wanted(id, place) USING (id)
+        WHERE project_id = :project_id
+    ) AS sized WHERE before < :bytes
 """)
 
 
@@ -36,8 +44,27 @@ async def request_of(
     row = (await db.execute(_SOURCE, {"id": job_id, "project_id": project_id})).one_or_none()
     if row is None:
         raise not_found(job_id)
-    request = dict(row._mapping)  # noqa: SLF001  SQLAlchemy's documented name
-    request["input"] = value = dict(row.input)
+    return await completed(db, job_id, dict(row._mapping), with_images=with_images)  # noqa: SLF001  SQLAlchemy's documented name
+
+
+async def sources(
+    db: AsyncConnection, project_id: UUID, ids: Sequence[UUID], *, most_bytes: int
+) -> dict[UUID, dict[str, Any]]:
+    """What the first of these jobs asked for, by id: as many as hold so many bytes, and one at least. See ``completed``."""
+    rows = await db.execute(_SOURCES, {"ids": list(ids), "project_id": project_id, "bytes": most_bytes})
+    found = [dict(row._mapping) for row in rows]  # noqa: SLF001  as above
+    return {source.pop("id"): source for source in found}
+
+
+async def completed(
+    db: AsyncConnection, job_id: UUID, request: dict[str, Any], *, with_images: bool
+) -> dict[str, Any]:
+    """The request with the pictures that came with it, in base64, or as it named them.
+
+    Raises:
+        Gone: the bytes of its pictures have been pruned.
+    """
+    request["input"] = value = dict(request["input"])
     urls = value.pop(INPUT_URLS, {})
     if with_images:
         images: dict[int, dict[str, str]] = {int(position): {"url": url} for position, url in urls.items()}

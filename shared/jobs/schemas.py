@@ -183,6 +183,8 @@ class JobView(BaseModel):
     error: JobProblem | None
     warnings: list[JobWarning]
     replay_of: Annotated[UUID | None, Field(description="The job that this one repeats; it may be gone.")]
+    batch_id: Annotated[UUID | None, Field(description="The batch that it came with.")]
+    batch_index: Annotated[int | None, Field(description="Its place in that batch, from 0.")]
     keep_for: Annotated[
         float | None,
         Field(description="Seconds for which it is kept once it is final; null means for ever."),

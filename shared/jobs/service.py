@@ -261,6 +261,16 @@ class JobService:
         if unsent:
             await self._note_unpublished(unsent)
 
+    async def tell(self, project_id: UUID, batch_id: UUID, messages: Sequence[tuple[UUID, str]]) -> None:
+        """Likewise about those jobs of a new batch that may run now: id and queue of each.
+
+        Nobody waits for one of them yet: one wake-up for the project says it all.
+        """
+        self._wakeups.changed([(project_id, batch_id)])
+        unsent = await self._doorbell.ring(messages)
+        if unsent:
+            await self._note_unpublished(unsent)
+
     async def _submit_with_images(self, draft: Draft) -> NewJob:
         digests = await digests_of(draft.images)
         async with self._database.transaction() as db:

@@ -103,14 +103,34 @@ _ENDED = text("""
     GROUP BY kind, model, state
 """)
 
-_LIVE = text("""
+_COUNT_LIVE = """
     SELECT kind, model, state, queue, count(*) AS jobs, sum(cost_usd) AS cost_usd,
            CASE WHEN state = 'queued' AND (scheduled_at > now() OR published_at IS NULL) THEN waiting_reason END AS waiting_reason,
            extract(epoch FROM now() - min(scheduled_at) FILTER (WHERE state = 'queued' AND scheduled_at <= now())) AS oldest
     FROM jobs
+"""
+
+_LIVE = text(f"""
+    {_COUNT_LIVE}
     WHERE project_id = :project_id AND (state = 'running' OR (state = 'queued' AND published_at IS NULL)
           OR (state = 'queued' AND published_at IS NOT NULL))
     GROUP BY 1, 2, 3, 4, 7
+""")
+
+_LIVE_OF_BATCH = text(f"""
+    {_COUNT_LIVE}
+    WHERE project_id = :project_id AND batch_id = :batch AND state IN ('queued', 'running')
+    GROUP BY 1, 2, 3, 4, 7
+""")
+
+_ENDED_OF_BATCH = text("""
+    SELECT kind, model, state, count(*) AS jobs, sum(cost_usd) AS cost_usd,
+           coalesce(sum(cost_usd) FILTER (WHERE finished_at >= date_trunc('day', now(), 'UTC')), 0) AS cost_today
+    FROM jobs
+    WHERE project_id = :project_id AND batch_id = :batch AND state NOT IN ('queued', 'running')
+      AND date_trunc('hour', finished_at, 'UTC') >= date_trunc('hour', CAST(:since AS timestamptz), 'UTC')
+      AND date_trunc('hour', finished_at, 'UTC') < CAST(:until AS timestamptz)
+    GROUP BY kind, model, state
 """)
 
 
@@ -154,6 +174,16 @@ async def ended(
 async def live(db: AsyncConnection, project_id: UUID) -> list[Row[Any]]:
     """Jobs that are not final by ``kind``, ``model``, ``state``, ``queue`` and ``waiting_reason``; ``oldest`` in seconds."""
     return list(await db.execute(_LIVE, {"project_id": project_id}))
+
+
+async def of_batch(
+    db: AsyncConnection, project_id: UUID, batch: UUID, since: datetime | None, until: datetime | None
+) -> tuple[list[Row[Any]], list[Row[Any]]]:
+    """What ``ended`` and ``live`` answer, of one batch: counted anew, as no totals know of it."""
+    given = {"project_id": project_id, "batch": batch}
+    window = {"since": since or "-infinity", "until": until or "infinity"}
+    ended_rows = list(await db.execute(_ENDED_OF_BATCH, {**given, **window}))
+    return ended_rows, list(await db.execute(_LIVE_OF_BATCH, given))
 
 
 def summary(

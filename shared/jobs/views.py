@@ -50,6 +50,8 @@ def job_view(row: JobRow, outlook: Outlook, public_url: str) -> dict[str, Any]:
         "error": row.error,
         "warnings": row.warnings,
         "replay_of": row.replay_of,
+        "batch_id": row.batch_id,
+        "batch_index": row.batch_index,
         "keep_for": row.keep_seconds,
         "stream": row.stream,
         "request_id": row.request_id,

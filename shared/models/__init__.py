@@ -3,6 +3,7 @@
 from shared.models.access import ApiKey, Project
 from shared.models.artifacts import Artifact, ArtifactBytes
 from shared.models.base import Base
+from shared.models.batches import Batch
 from shared.models.gates import ModelGate
 from shared.models.idempotency import IdempotencyKey
 from shared.models.jobs import Attempt, Job, JobEvent
@@ -23,6 +24,7 @@ __all__ = [
     "ArtifactBytes",
     "Attempt",
     "Base",
+    "Batch",
     "IdempotencyKey",
     "Job",
     "JobEvent",

@@ -74,6 +74,7 @@ class Job(Base):
         CheckConstraint("keep_seconds > 0", name="keep_positive"),
         CheckConstraint("cost_usd >= 0", name="cost_not_negative"),
         CheckConstraint("(webhook_url IS NULL) = (webhook_events IS NULL)", name="webhook_whole"),
+        CheckConstraint("(batch_id IS NULL) = (batch_index IS NULL)", name="index_iff_batch"),
         Index("ix_jobs_project_newest", "project_id", desc("created_at"), desc("id")),
         Index(
             "ix_jobs_due", "scheduled_at", postgresql_where=text("state = 'queued' AND published_at IS NULL")
@@ -109,6 +110,9 @@ class Job(Base):
             postgresql_where=text(one_of("state", FINAL_STATES)),
         ),
         Index("ix_jobs_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+        # In the order of the batch, and by state to count it: for jobs of a batch alone.
+        Index("ix_jobs_batch", "batch_id", "id", postgresql_where=text("batch_id IS NOT NULL")),
+        Index("ix_jobs_batch_state", "batch_id", "state", postgresql_where=text("batch_id IS NOT NULL")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -140,6 +144,9 @@ class Job(Base):
     replay_of: Mapped[UUID | None]
     #: The ``X-Request-ID`` of the submit: what ties the lines of the API's log to those of workers.
     request_id: Mapped[str | None] = mapped_column(Text)
+    #: The batch that it came with, and its place there, from 0. No foreign key: checking it would cost every submit.
+    batch_id: Mapped[UUID | None]
+    batch_index: Mapped[int | None]
     #: How long it is kept once it is final; None means for ever.
     keep_seconds: Mapped[float | None] = mapped_column(Double)
     #: Where its own webhooks go, and which events are told there.
@@ -215,19 +222,24 @@ class Attempt(Base):
 
 
 class JobEvent(Base):
-    """One transition; ``version`` numbers a job's events without a gap. Notices to a project have no job."""
+    """One transition; ``version`` numbers a job's events without a gap. What is about a batch, or a notice to a
+    project, has no job."""
 
     __tablename__ = "job_events"
     __table_args__ = (
         UniqueConstraint("job_id", "version"),
         ForeignKeyConstraint(["job_id"], ["jobs.id"], ondelete="CASCADE"),
+        CheckConstraint("(job_id IS NULL) = (version IS NULL)", name="version_iff_job"),
+        CheckConstraint("job_id IS NULL OR batch_id IS NULL", name="of_one"),
         Index("ix_job_events_project_id_id", "project_id", "id"),
+        Index("ix_job_events_batch", "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     project_id: Mapped[ProjectId]
     job_id: Mapped[UUID | None]
     version: Mapped[int | None]
+    batch_id: Mapped[UUID | None]
     type: Mapped[str] = mapped_column(Text)
     data: Mapped[Json]
     created_at: Mapped[CreatedAt]

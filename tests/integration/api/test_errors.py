@@ -61,7 +61,8 @@ async def test_head_is_taken_wherever_get_is(
     app: FastAPI, client: httpx.AsyncClient, anonymous: httpx.AsyncClient
 ) -> None:
     job = (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).json()
-    values = defaultdict(lambda: job["id"], name="text.generate", alias="gemini-flash")
+    batch = (await client.post("/api/v1/batches", json={"jobs": [factories.TEXT_JOB]})).json()
+    values = defaultdict(lambda: job["id"], name="text.generate", alias="gemini-flash", batch_id=batch["id"])
     gets = [route for route in app.routes if isinstance(route, Route) and not isinstance(route, Refusal)]
     paths = {route.path.format_map(values) for route in gets if "GET" in (route.methods or ())}
     assert len(paths) > 10

@@ -26,6 +26,7 @@ TABLES = {
     "api_keys",
     "jobs",
     "attempts",
+    "batches",
     "job_events",
     "job_labels",
     "job_prompts",

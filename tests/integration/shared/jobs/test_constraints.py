@@ -36,6 +36,8 @@ JOBS = [
     ("timeout_positive", QUEUED, "timeout_seconds = 0"),
     ("cost_not_negative", QUEUED, "cost_usd = -0.00000001"),
     ("keep_positive", QUEUED, "keep_seconds = 0"),
+    ("webhook_whole", QUEUED, "webhook_url = 'https://example.com'"),
+    ("index_iff_batch", QUEUED, "batch_id = id"),
 ]
 
 ATTEMPTS = [
