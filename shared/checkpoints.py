@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 from uuid import UUID
 
+_STOPPED_WITHIN = 0.2
+
 _folder: Path | None = None
 
 
@@ -46,6 +48,8 @@ async def checkpoint(point: str, job_id: UUID) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
+            # The system may stop another thread first, and this one would go on for some milliseconds.
+            time.sleep(_STOPPED_WITHIN)  # noqa: ASYNC251
         case "hold":
             while _is_there(taken):  # noqa: ASYNC110  another process takes it away
                 await asyncio.sleep(0.01)
