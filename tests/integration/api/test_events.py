@@ -24,10 +24,46 @@ from shared.events.schemas import EventView
 from shared.jobs.status import State
 from shared.wakeups import Wakeups
 from tests import factories
+from tests.conftest import scratch_database
 from tests.integration.api.conftest import bearer, problem
 from tests.integration.api.test_server import Server
 
 MakeServer = Callable[..., Server]
+
+
+@pytest.fixture(scope="module")
+def module_database_url(server_url: str, template_database: str) -> Iterator[str]:
+    with scratch_database(server_url, f"plantain_test_{uuid4().hex[:12]}", template_database) as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(module_database_url: str) -> str:
+    """One for all tests here, as a server takes longer to start than most tests do; each has a project of its own."""
+    return module_database_url
+
+
+@pytest.fixture
+async def project_id(database: Database) -> UUID:
+    return await factories.project(database, f"project-{uuid4()}")
+
+
+@pytest.fixture
+async def key(database: Database, project_id: UUID) -> str:
+    async with database.transaction() as db:
+        name = (
+            await db.execute(text("SELECT name FROM projects WHERE id = :id"), {"id": project_id})
+        ).scalar_one()
+    return await factories.key(database, project=name)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[list[Server]]:
+    """The server of this module, where there is one; it must end before its database goes."""
+    servers: list[Server] = []
+    yield servers
+    for server in servers:
+        _end(server)
 
 
 @pytest.fixture
@@ -40,14 +76,30 @@ def make_server(settings: Settings, tmp_path: Path) -> Iterator[MakeServer]:
 
     yield make
     for server in made:
-        if server.process.poll() is None:
-            server.process.kill()
-            server.process.wait()
+        _end(server)
+
+
+def _end(server: Server) -> None:
+    if server.process.poll() is None:
+        server.process.kill()
+        server.process.wait()
 
 
 @pytest.fixture
-def server(make_server: MakeServer) -> Server:
-    return make_server()
+def server(
+    request: pytest.FixtureRequest,
+    settings: Settings,
+    module_database_url: str,
+    running: list[Server],
+    tmp_path: Path,
+) -> Iterator[Server]:
+    """The module's, or another one where a test has ended it."""
+    del module_database_url  # outlives the server
+    if not running or running[-1].process.poll() is not None:
+        running.append(Server(settings, tmp_path / "api.log"))
+    yield running[-1]
+    if "valkey" in request.fixturenames:  # it would take a while until it has subscribed again
+        _end(running[-1])
 
 
 def client_of(server: Server, key: str) -> httpx.AsyncClient:
@@ -199,11 +251,13 @@ class TestOfAProject:
     ) -> None:
         """An id without data: EventSource keeps it as its last one, and tells the page nothing."""
         await factories.job(database, project_id, state=State.SUCCEEDED)
+        async with database.transaction() as db:
+            last = (await db.execute(text("SELECT max(id) FROM job_events"))).scalar_one()
         async with http.stream("GET", "/events") as response:
             lines = response.aiter_lines()
-            assert [await anext(lines) for _ in range(3)] == ["retry: 1000", "id: 3", ""]
+            assert [await anext(lines) for _ in range(3)] == ["retry: 1000", f"id: {last}", ""]
         row = await factories.job(database, project_id)
-        async with opened(http, "/events", after=3) as stream:
+        async with opened(http, "/events", after=last) as stream:
             assert (await stream.event(1))["job_id"] == str(row.id)
 
     async def test_more_than_a_page_is_replayed_whole(
