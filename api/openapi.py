@@ -123,20 +123,28 @@ EVENT_PARAMETERS = [
         ("last_event_id", "query", " For clients that cannot send the header, which wins over it."),
     )
 ]
-#: One event of a stream, as OpenAPI 3.2 has it; FastAPI writes it into documents of 3.1 likewise.
-_EVENT = {
-    "type": "object",
-    "properties": {
-        "id": {"type": "string", "pattern": "^[0-9]{1,18}$"},
-        "event": {"type": "string", "description": "The `type` of the data."},
-        "data": {
-            "type": "string",
-            "contentMediaType": "application/json",
-            "contentSchema": {"$ref": "#/components/schemas/EventView"},
+
+
+def _event(data: str, event: dict[str, Any]) -> dict[str, Any]:
+    """One event of a stream, as OpenAPI 3.2 has it; FastAPI writes it into documents of 3.1 likewise."""
+    return {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+            "event": {"type": "string", **event},
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": {"$ref": f"#/components/schemas/{data}"},
+            },
+            "retry": {
+                "type": "integer",
+                "description": "Milliseconds to wait before coming back; sent once.",
+            },
         },
-        "retry": {"type": "integer", "description": "Milliseconds to wait before coming back; sent once."},
-    },
-}
+    }
+
+
 IF_NONE_MATCH = {
     "name": "If-None-Match",
     "in": "header",
@@ -148,7 +156,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
         "description": "Server-sent events; the `data` of each is an `EventView`, and a comment comes every 15 s",
         "content": {
             "text/event-stream": {
-                "itemSchema": _EVENT,
+                "itemSchema": _event("EventView", {"description": "The `type` of the data."}),
                 "example": 'id: 7\nevent: job.succeeded\ndata: {"id":7,"type":"job.succeeded","version":3,…}\n\n',
             }
         },
@@ -357,7 +365,7 @@ BATCH_EVENTS: dict[int | str, dict[str, Any]] = {
         "description": "Server-sent events; the `data` of each is a `BatchView`, and a comment comes every 15 s",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                "itemSchema": _event("BatchView", {"enum": ["batch.progress", "batch.completed"]}),
                 "example": 'event: batch.progress\ndata: {"id":"0198a7c2-…","state":"running","counts":{…},…}\n\n',
             }
         },
