@@ -9,8 +9,10 @@ from pathlib import Path
 from random import SystemRandom
 from uuid import uuid4
 
+import httpx
 import pytest
 
+from shared.batches import queries as batches
 from shared.config import Settings
 from shared.db import Database
 from shared.jobs.status import State
@@ -59,12 +61,25 @@ class Api:
     key: str
     jobs: list[str]
     artifacts: list[str]
+    #: Batches that are completed: their streams end.
+    batches: list[str]
     #: A job that succeeded.
     final: str
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.port}"
+
+
+async def _batch(server: Server, key: str, database: Database) -> str:
+    """The id of a batch that was cancelled."""
+    base = f"http://127.0.0.1:{server.port}/api/v1/batches"
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}) as client:
+        made = (await client.post(base, json={"jobs": [factories.TEXT_JOB] * 3})).json()
+        await client.post(f"{base}/{made['id']}/cancel")
+    async with database.transaction() as db:
+        await batches.complete(db, limit=1)
+    return str(made["id"])
 
 
 @pytest.fixture
@@ -80,7 +95,8 @@ async def api(settings: Settings, database: Database, tmp_path: Path) -> AsyncIt
             artifacts.append(str(await factories.artifact(database, row, b"\x89PNG" * 50_000)))
     made = Server(settings, tmp_path / "api.log", API_MAX_WAITING="1000")
     try:
-        yield Api(made, key, jobs, artifacts, jobs[list(State).index(State.SUCCEEDED)])
+        ended = [await _batch(made, key, database)]
+        yield Api(made, key, jobs, artifacts, ended, jobs[list(State).index(State.SUCCEEDED)])
     finally:
         made.process.kill()
         made.process.wait()

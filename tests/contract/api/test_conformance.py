@@ -11,7 +11,7 @@ from tests.contract.api.conftest import Api
 
 
 async def run(api: Api, seed: int, examples: int, *, thorough: bool) -> Conformance:
-    known = {"job_id": api.jobs, "artifact_id": api.artifacts}
+    known = {"job_id": api.jobs, "artifact_id": api.artifacts, "batch_id": api.batches}
     found = await asyncio.to_thread(
         ask_everything, api.url, api.key, seed=seed, examples=examples, known=known, thorough=thorough
     )
