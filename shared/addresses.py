@@ -78,8 +78,9 @@ _NOT_PUBLIC_V6 = tuple(
 #: Addresses that are IPv4's, whose last 32 bits are the one meant: IPv4-mapped, and NAT64's well-known prefix.
 _EMBEDDING = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 
-# Names are resolved in threads of their own: one whose server is slow on purpose delays others like it, and no provider.
-_resolvers = ThreadPoolExecutor(max_workers=16, thread_name_prefix="resolve")
+# Names are resolved in threads of their own. Nobody can break off a lookup: one whose server is slow on purpose keeps its
+# thread for half a minute, so there are more of them than calls under way (128 webhooks, half of them to who answers).
+_resolvers = ThreadPoolExecutor(max_workers=256, thread_name_prefix="resolve")
 
 
 class OutboundError(Exception):

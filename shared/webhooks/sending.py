@@ -36,7 +36,8 @@ _MAKE = text("""
 """)
 
 # A lane is looked at by a step through the index, however long it is; one that is full, paused or disabled costs
-# no more than that. Of what is due, each lane's first comes before any lane's second.
+# no more than that. Of what is due, that comes first whose lane has the least under way and is not failing, and of
+# equals any: by their age, those to addresses that hang would always come before the others.
 _CLAIM = text("""
     WITH RECURSIVE lane AS (
         (SELECT endpoint_id, lane FROM webhook_deliveries WHERE state = 'pending'
@@ -48,22 +49,28 @@ _CLAIM = text("""
             ORDER BY d.endpoint_id, d.lane LIMIT 1
         ) next
     ), room AS (
-        SELECT lane.endpoint_id, lane.lane, coalesce(r.room, :at_once) AS room
+        SELECT lane.endpoint_id, lane.lane, coalesce(r.room, :at_first) AS room, coalesce(r.busy, 0) AS busy,
+               coalesce(r.well, false) AS well, CASE WHEN w.failing_since IS NULL THEN 0 ELSE 1 END AS handicap
         FROM lane JOIN webhook_endpoints w ON w.id = lane.endpoint_id
-        LEFT JOIN jsonb_to_recordset(CAST(:rooms AS jsonb)) AS r(endpoint_id uuid, lane text, room int)
+        LEFT JOIN jsonb_to_recordset(CAST(:rooms AS jsonb)) AS r(
+                    endpoint_id uuid, lane text, room int, busy int, well bool)
                ON r.endpoint_id = lane.endpoint_id AND r.lane = lane.lane
         WHERE w.paused_at IS NULL AND w.disabled_at IS NULL
     ), due AS (
-        SELECT d.id, d.due_at, row_number() OVER (PARTITION BY room.endpoint_id, room.lane ORDER BY d.due_at) AS turn
+        SELECT d.id, room.well, random() AS chance, room.busy + room.handicap
+               + row_number() OVER (PARTITION BY room.endpoint_id, room.lane ORDER BY d.due_at) AS turn
         FROM room CROSS JOIN LATERAL (
             SELECT id, due_at FROM webhook_deliveries d
             WHERE d.state = 'pending' AND d.endpoint_id = room.endpoint_id AND d.lane = room.lane
               AND d.due_at <= now()
             ORDER BY d.due_at LIMIT room.room
         ) d
+    ), queue AS (
+        SELECT id, well, turn, chance, row_number() OVER (PARTITION BY well ORDER BY turn, chance) AS place FROM due
     ), taken AS (
         SELECT id FROM webhook_deliveries
-        WHERE id = ANY(ARRAY(SELECT id FROM due ORDER BY turn, due_at LIMIT :limit))
+        WHERE id = ANY(ARRAY(
+            SELECT id FROM queue WHERE well OR place <= :unproven ORDER BY turn, chance LIMIT :limit))
           AND state = 'pending' AND due_at <= now()
         ORDER BY id FOR UPDATE SKIP LOCKED
     ), claimed AS (
@@ -221,17 +228,31 @@ async def make(db: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
 
 
 async def claim(
-    db: AsyncConnection, *, limit: int, at_once: int, rooms: Sequence[dict[str, Any]], lease: float
+    db: AsyncConnection,
+    *,
+    limit: int,
+    unproven: int,
+    at_first: int,
+    rooms: Sequence[dict[str, Any]],
+    lease: float,
 ) -> list[Row[Any]]:
     """Takes deliveries that are due, to send them.
 
     Args:
         limit: at most.
-        at_once: of one lane at most.
-        rooms: lanes (``endpoint_id``, ``lane``) for which that is another number (``room``).
+        unproven: of those at most so many of lanes that are not ``well``.
+        at_first: of a lane that ``rooms`` does not name.
+        rooms: lanes (``endpoint_id``, ``lane``) with how many may be taken (``room``), are under way (``busy``), and
+            whether it answers (``well``).
         lease: seconds after which somebody else may take them.
     """
-    parameters = {"limit": limit, "at_once": at_once, "rooms": _json(rooms), "lease": lease}
+    parameters = {
+        "limit": limit,
+        "unproven": unproven,
+        "at_first": at_first,
+        "rooms": _json(rooms),
+        "lease": lease,
+    }
     return list(await db.execute(_CLAIM, parameters))
 
 

@@ -47,7 +47,7 @@ def retry_after(value: str | None) -> float | None:
         return float(text[:9])
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # a time zone of twenty digits is the latter
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -20,7 +20,7 @@ from shared.outbound import Answer, Outbound
 from shared.wakeups import Wakeups
 from shared.webhooks import sending, signing
 from worker.webhooks import schedule
-from worker.webhooks.lanes import AT_ONCE, Lane, Lanes
+from worker.webhooks.lanes import AT_FIRST, Lane, Lanes
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,12 @@ class Sender:
             return 0
         async with self._database.transaction() as db:
             claimed = await sending.claim(
-                db, limit=self._lanes.room, at_once=AT_ONCE, rooms=self._lanes.rooms(), lease=self._lease
+                db,
+                limit=self._lanes.room,
+                unproven=self._lanes.room_for_unproven,
+                at_first=AT_FIRST,
+                rooms=self._lanes.rooms(),
+                lease=self._lease,
             )
         for row in claimed:
             self._lanes.begin((row.endpoint_id, row.lane))
@@ -129,6 +134,9 @@ class Sender:
             )
         except OutboundError as error:
             return None, str(error)
+        except Exception:  # it counts as any other failure: it must not come back for ever
+            log.exception("webhook %s could not be sent", row.id)
+            return None, "it could not be sent; the server's log says why"
         return answer, _complaint(answer.status)
 
     async def _store(self, sent: Sent, until: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -284,7 +285,60 @@ async def test_a_slow_endpoint_holds_up_nobody_and_takes_its_own_room_only(
     await hooks.until_received("/quick", 1)
     assert time.monotonic() - started < 2.5
     assert len(receiver.at("/slow")) < 31
+    await until(lambda: len(receiver.at("/slow")) >= 20)
     assert most == 8
+
+
+async def test_however_many_hang_one_that_answers_is_served(
+    hooks: Webhooks, dispatch: Dispatchers, receiver: Receiver, table: Table
+) -> None:
+    over = threading.Event()
+
+    def hang(_: Received) -> Answer:
+        over.wait(20)
+        return OK
+
+    receiver.answers["/hang"] = hang
+    quick, _ = await hooks.at("/quick")
+    dispatch()
+    await hooks.service.ping(table.project_id, quick)
+    await hooks.until_received("/quick", 1)
+    # More than there is room for in all, each with an older queue than the one that answers.
+    await table.run(
+        """
+        WITH e AS (
+            INSERT INTO webhook_endpoints (id, project_id, url, events, since_event)
+            SELECT gen_random_uuid(), :project, :url, '{job.failed}', 0 FROM generate_series(1, 160) RETURNING id
+        )
+        INSERT INTO webhook_deliveries (id, project_id, endpoint_id, event_id, type, body, due_at)
+        SELECT gen_random_uuid(), :project, e.id, n, 'job.failed', '{}', now() - interval '1 hour'
+        FROM generate_series(1, 20) n, e
+        """,
+        project=table.project_id,
+        url=f"{receiver.url}/hang",
+    )
+    try:
+        await until(lambda: len(receiver.at("/hang")) >= 64)
+        for count in (2, 3, 4):
+            await hooks.service.ping(table.project_id, quick)
+            await hooks.until_received("/quick", count, seconds=1.5)
+        assert await table.ask("SELECT 1 FROM webhook_deliveries WHERE state = 'pending' AND attempt = 0") != []
+    finally:
+        over.set()
+
+
+async def test_an_answer_that_nobody_can_read_is_no_reason_to_send_for_ever(
+    hooks: Webhooks, dispatch: Dispatchers, receiver: Receiver
+) -> None:
+    receiver.answers["/a"] = lambda _: (
+        200,
+        {"Retry-After": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"},
+        b"",
+    )
+    await hooks.at("/a")
+    await hooks.job()
+    dispatch()
+    await hooks.until_states(delivered=1)
 
 
 async def test_nobody_is_sent_to_a_private_network(
@@ -331,8 +385,8 @@ async def test_what_a_killed_sender_had_taken_is_sent_by_another(
     endpoint, _ = await hooks.at("/a")
     delivery = (await hooks.service.ping(table.project_id, endpoint)).id
     async with database.transaction() as db:
-        (taken,) = await sending.claim(db, limit=10, at_once=5, rooms=[], lease=1)
-        assert await sending.claim(db, limit=10, at_once=5, rooms=[], lease=1) == []
+        (taken,) = await sending.claim(db, limit=10, unproven=10, at_first=5, rooms=[], lease=1)
+        assert await sending.claim(db, limit=10, unproven=10, at_first=5, rooms=[], lease=1) == []
     dispatch()
     await hooks.until_states(delivered=1)
     (request,) = receiver.at("/a")
@@ -514,7 +568,12 @@ async def test_a_long_queue_of_one_does_not_slow_the_claim_of_others(
     started = time.monotonic()
     async with database.transaction() as db:
         rows = await sending.claim(
-            db, limit=4, at_once=3, rooms=[{"endpoint_id": late, "lane": "", "room": 2}], lease=10
+            db,
+            limit=4,
+            unproven=4,
+            at_first=3,
+            rooms=[{"endpoint_id": late, "lane": "", "room": 2, "busy": 0, "well": True}],
+            lease=10,
         )
     took = time.monotonic() - started
     assert sorted(str(row.endpoint_id) for row in rows) == sorted([str(late), str(late), str(quick)])
@@ -524,6 +583,6 @@ async def test_a_long_queue_of_one_does_not_slow_the_claim_of_others(
 
 
 async def _explained(database: Database) -> list[Any]:
-    parameters = {"limit": 4, "at_once": 3, "rooms": "[]", "lease": 10}
+    parameters = {"limit": 4, "unproven": 4, "at_first": 3, "rooms": "[]", "lease": 10}
     async with database.transaction() as db:
         return list(await db.execute(text(f"EXPLAIN {sending._CLAIM.text}"), parameters))

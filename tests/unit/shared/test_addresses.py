@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 
 from shared import addresses
@@ -134,6 +137,28 @@ async def test_a_name_without_addresses_is_unreachable(monkeypatch: pytest.Monke
 
     with pytest.raises(UnreachableError, match="does not resolve"):
         await resolve(parse("https://nothing.test/", PRODUCTION), PRODUCTION)
+
+
+async def test_names_that_resolve_slowly_do_not_delay_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def lookup(host: str, _: int) -> list[str]:
+        if host.startswith("slow"):
+            over.wait(10)
+        return ["8.8.8.8"]
+
+    monkeypatch.setattr(addresses, "_lookup", lookup)
+    slow = [
+        asyncio.create_task(resolve(parse(f"https://slow{n}.test/", PRODUCTION), PRODUCTION))
+        for n in range(128)
+    ]
+    try:
+        await asyncio.sleep(0)
+        async with asyncio.timeout(3):
+            assert await resolve(parse("https://quick.test/", PRODUCTION), PRODUCTION) == ["8.8.8.8"]
+    finally:
+        over.set()
+        await asyncio.gather(*slow)
 
 
 async def test_http_goes_to_listed_networks_only(monkeypatch: pytest.MonkeyPatch) -> None:

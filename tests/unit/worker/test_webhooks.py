@@ -10,7 +10,7 @@ import pytest
 
 from worker.webhooks import schedule
 from worker.webhooks.feed import lane_of
-from worker.webhooks.lanes import AT_ONCE, IN_ALL, Lanes
+from worker.webhooks.lanes import AT_ONCE, IN_ALL, UNPROVEN, Lanes
 
 _HOUR = 3600.0
 
@@ -42,6 +42,8 @@ def test_retry_after_is_honoured_up_to_a_day() -> None:
         ("1.5", None),
         ("٣", None),
         ("", None),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
     ],
 )
 def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
@@ -55,22 +57,43 @@ def test_retry_after_as_a_date() -> None:
     assert schedule.retry_after("9" * 400) is not None
 
 
-def test_a_lane_has_room_until_it_is_full_and_little_while_it_fails() -> None:
+def test_a_lane_that_answers_has_room_until_it_is_full_and_another_for_one() -> None:
     found, lane = Lanes(), (uuid4(), "")
-    assert found.rooms() == []  # ordinary ones are not told of
+    assert found.rooms() == []  # what nothing was sent to is not told of: it has room for one
+    found.begin(lane)
+    assert [(entry["room"], entry["well"]) for entry in found.rooms()] == [(0, False)]
+    found.end(lane, ok=True, pause=None)
     for _ in range(3):
         found.begin(lane)
-    assert [entry["room"] for entry in found.rooms()] == [AT_ONCE - 3]
+    assert [(entry["room"], entry["busy"]) for entry in found.rooms()] == [(AT_ONCE - 3, 3)]
     assert found.room == IN_ALL - 3
     found.end(lane, ok=False, pause=None)
     assert [entry["room"] for entry in found.rooms()] == [0]  # two are under way, and one may be
     found.end(lane, ok=False, pause=None)
     found.end(lane, ok=False, pause=None)
-    assert [entry["room"] for entry in found.rooms()] == [1]
-    found.begin(lane)
-    found.end(lane, ok=True, pause=None)
     assert found.rooms() == []
     assert found.room == IN_ALL
+
+
+def test_what_does_not_answer_has_half_of_the_room() -> None:
+    found = Lanes()
+    for _ in range(60):
+        found.begin((uuid4(), ""))
+    good = (uuid4(), "")
+    found.begin(good)
+    assert found.room_for_unproven == UNPROVEN - 61
+    found.end(good, ok=True, pause=None)
+    found.begin(good)
+    assert found.room_for_unproven == UNPROVEN - 60
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    found = Lanes()
+    for _ in range(2500):
+        lane = (uuid4(), "")
+        found.begin(lane)
+        found.end(lane, ok=True, pause=None)
+    assert len(found.rooms()) <= 2000
 
 
 def test_a_lane_that_asks_for_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +104,7 @@ def test_a_lane_that_asks_for_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
     found.end(lane, ok=False, pause=60.0)
     assert [entry["room"] for entry in found.rooms()] == [0]
     now = 1061.0
-    assert [entry["room"] for entry in found.rooms()] == [1]
+    assert [(entry["room"], entry["well"]) for entry in found.rooms()] == [(1, False)]
 
 
 def test_addresses_of_one_server_share_a_lane() -> None:
