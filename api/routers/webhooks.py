@@ -230,10 +230,10 @@ async def ping(request: Request, webhook_id: WebhookId) -> Response:
 async def redeliver_many(request: Request, webhook_id: WebhookId) -> Response:
     """Those of the endpoint that were made in a range of time and failed (or `state`), up to 1,000 in one request."""
     found, wanted = _webhook_id(webhook_id), await _wanted(request, Redeliver)
-    done, more = await services_of(request).webhooks.redeliver_many(
+    done, cursor = await services_of(request).webhooks.redeliver_many(
         caller_of(request).project_id, found, wanted
     )
-    return render.JsonResponse({"redelivered": done, "more": more}, 202)
+    return render.JsonResponse({"redelivered": done, "next_cursor": cursor}, 202)
 
 
 async def _wanted(request: Request, model: type[Wanted], *, optional: bool = False) -> Wanted:

@@ -119,9 +119,10 @@ _REDELIVER_MANY = text(f"""
         SELECT id FROM webhook_deliveries
         WHERE endpoint_id = :id AND project_id = :project_id AND state = ANY(CAST(:states AS text[]))
           AND created_at >= :after AND created_at < coalesce(CAST(:before AS timestamptz), 'infinity')
+          AND (CAST(:cursor AS uuid) IS NULL OR id > :cursor)
         ORDER BY id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
     )
-    UPDATE webhook_deliveries SET {_AGAIN} FROM d WHERE webhook_deliveries.id = d.id
+    UPDATE webhook_deliveries SET {_AGAIN} FROM d WHERE webhook_deliveries.id = d.id RETURNING d.id
 """)
 
 
@@ -253,15 +254,17 @@ async def redeliver_many(
     states: Sequence[str],
     after: Any,
     before: Any,
+    cursor: UUID | None,
     limit: int,
-) -> int:
-    """How many of an endpoint's deliveries were made pending again."""
+) -> list[UUID]:
+    """Which of an endpoint's deliveries, beyond ``cursor``, were made pending again; in order."""
     parameters = {
         "id": endpoint_id,
         "project_id": project_id,
         "states": list(states),
         "after": after,
         "before": before,
+        "cursor": cursor,
         "limit": limit,
     }
-    return int((await db.execute(_REDELIVER_MANY, parameters)).rowcount)
+    return sorted(row.id for row in await db.execute(_REDELIVER_MANY, parameters))

@@ -233,10 +233,18 @@ class Redeliver(BaseModel):
     state: Annotated[
         Literal["failed", "delivered", "any"], Field(description="Which of them; `any`: both.")
     ] = "failed"
+    cursor: Annotated[
+        UUID | None, Field(strict=False, description="`next_cursor` of the request before.")
+    ] = None
 
 
 class Redelivered(BaseModel):
     """What is sent once more."""
 
     redelivered: int
-    more: Annotated[bool, Field(description="There are more than one request takes: send it again.")]
+    next_cursor: Annotated[
+        str | None,
+        Field(
+            description="There may be more than one request takes: send it again with this as `cursor`. Null: that was all."
+        ),
+    ]

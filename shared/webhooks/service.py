@@ -187,8 +187,8 @@ class WebhookService:
 
     async def redeliver_many(
         self, project_id: UUID, endpoint_id: UUID, wanted: Redeliver
-    ) -> tuple[int, bool]:
-        """How many of an endpoint's deliveries are sent once more, and whether there are more than one call takes.
+    ) -> tuple[int, UUID | None]:
+        """How many of an endpoint's deliveries are sent once more, and the cursor of the rest.
 
         Raises:
             NotFound: no such endpoint in the project.
@@ -196,7 +196,7 @@ class WebhookService:
         """
         states = ("failed", "delivered") if wanted.state == "any" else (wanted.state,)
 
-        async def write(db: AsyncConnection) -> int:
+        async def write(db: AsyncConnection) -> list[UUID]:
             _sends(await _existing(db, project_id, endpoint_id))
             return await queries.redeliver_many(
                 db,
@@ -205,11 +205,12 @@ class WebhookService:
                 states=states,
                 after=wanted.created_after,
                 before=wanted.created_before,
+                cursor=wanted.cursor,
                 limit=_MAX_REDELIVERIES,
             )
 
         done = await self._in_transaction(write)
-        return done, done == _MAX_REDELIVERIES
+        return len(done), done[-1] if len(done) == _MAX_REDELIVERIES else None
 
     async def _in_transaction(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         async def run() -> Result:

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: Events that one transaction turns into deliveries.
 PAGE = 200
+#: Deliveries that one statement inserts: with fifty endpoints, a page is ten thousand of them, of some kilobytes each.
+_AT_ONCE = 500
 
 _EVENTS = text(f"""
     SELECT e.id AS event_id, e.project_id AS event_project, e.job_id, e.type, e.data, e.created_at AS event_time,
@@ -64,8 +66,8 @@ class Feed:
             if self._horizon is None:
                 self._horizon = Horizon(await sending.progress(db))
             mark, oldest = await events.mark(db), await events.oldest(db)
-        if mark.id < self._horizon.settled:
-            await self._set_back(mark.id)
+        if mark.id < self._horizon.settled and not await self._set_back(mark.id):
+            return True
         self._horizon.note(mark)
         self._horizon.settle(oldest)
         while self._made < self._horizon.settled and await self._make_page(self._horizon.settled):
@@ -77,12 +79,22 @@ class Feed:
         """Whether there are events that are not settled yet."""
         return self._horizon is not None and self._horizon.waits
 
-    async def _set_back(self, newest: int) -> None:
-        log.error("the database was set back to event %d: webhooks go on from there", newest)
-        self._horizon, self._made = Horizon(newest), -1
+    async def _set_back(self, newest: int) -> bool:
+        """Goes on in a database whose events end before what was seen: from where its own progress says.
+
+        Returns:
+            False: somebody else makes deliveries at this moment.
+        """
         async with self._database.transaction() as db:
-            if await sending.lock_progress(db) is not None:
+            through = await sending.lock_progress(db)
+            if through is None:
+                return False
+            if through > newest:
                 await sending.move_on(db, newest)
+        through = min(through, newest)
+        log.error("the database was set back to event %d: webhooks go on from %d", newest, through)
+        self._horizon, self._made = Horizon(through), -1
+        return True
 
     async def _make_page(self, until: int) -> bool:
         """Whether there is more. Another process that is at it right now goes on instead."""
@@ -96,8 +108,8 @@ class Feed:
             listeners = Listeners(await sending.listeners(db))
             page = await self._read(db, listeners, after, until)
             rows = [row for event in page for row in await self._deliveries(event, listeners)]
-            if rows:
-                await sending.make(db, rows)
+            for start in range(0, len(rows), _AT_ONCE):
+                await sending.make(db, rows[start : start + _AT_ONCE])
             full = len(page) == PAGE
             through = page[-1].event_id if full else until
             await sending.move_on(db, through)

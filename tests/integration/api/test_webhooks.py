@@ -207,7 +207,7 @@ async def test_the_ledger(client: httpx.AsyncClient, database: Database, project
         "created_before": "2030-01-01T05:00:00Z",
     }
     response = await client.post(f"{where}/redeliver", json=wanted)
-    assert (response.status_code, response.json()) == (202, {"redelivered": 2, "more": False})
+    assert (response.status_code, response.json()) == (202, {"redelivered": 2, "next_cursor": None})
     assert (await client.post(f"{where}/redeliver", json=wanted)).json()["redelivered"] == 0
     assert (await client.post(f"{where}/redeliver", json={**wanted, "state": "any"})).json()[
         "redelivered"
@@ -309,3 +309,34 @@ async def test_a_notice_stands_in_the_projects_stream(
     found = (await client.get(f"{HOOKS}/{hook['id']}")).json()
     assert (found["disabled_reason"], found["disabled_at"] is not None) == ("gone", True)
     assert (await client.patch(f"{HOOKS}/{hook['id']}", json={"paused": False})).json()["disabled_at"] is None
+
+
+async def test_many_are_sent_again_page_by_page_each_once(
+    client: httpx.AsyncClient, database: Database
+) -> None:
+    """Those of the first page may have arrived before the second is asked for."""
+    hook = (await client.post(HOOKS, json={"url": URL})).json()
+    async with database.transaction() as db:
+        await db.execute(
+            text("""
+                INSERT INTO webhook_deliveries (id, project_id, endpoint_id, event_id, type, body, state, finished_at)
+                SELECT gen_random_uuid(), project_id, w.id, n, 'job.failed', '{}', 'delivered', now()
+                FROM webhook_endpoints w, generate_series(1, 2500) n
+            """)
+        )
+    wanted = {"created_after": "2020-01-01T00:00:00Z", "state": "any"}
+    counts, cursor = [], None
+    for _ in range(3):
+        given = wanted if cursor is None else {**wanted, "cursor": cursor}
+        answer = (await client.post(f"{HOOKS}/{hook['id']}/redeliver", json=given)).json()
+        counts.append(answer["redelivered"])
+        cursor = answer["next_cursor"]
+        async with database.transaction() as db:
+            arrived = "UPDATE webhook_deliveries SET state = 'delivered', finished_at = now(), attempt = attempt + 1"
+            await db.execute(text(f"{arrived} WHERE state = 'pending'"))
+    async with database.transaction() as db:
+        sent = (await db.execute(text("SELECT DISTINCT attempt FROM webhook_deliveries"))).scalars().all()
+    assert (counts, cursor, sent) == ([1000, 1000, 500], None, [1])
+    assert (
+        await client.post(f"{HOOKS}/{hook['id']}/redeliver", json={**wanted, "cursor": "x"})
+    ).status_code == 422

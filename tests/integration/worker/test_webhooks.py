@@ -30,6 +30,7 @@ from tests.integration.worker.conftest import Table
 from tests.receiver import Answer, Received, Receiver, receiving
 from worker.maintenance import Maintenance
 from worker.webhooks.dispatcher import Dispatcher
+from worker.webhooks.feed import Feed
 from worker.webhooks.sender import DISABLE_AFTER_SECONDS
 
 OK: Answer = (200, {}, b"")
@@ -322,7 +323,9 @@ async def test_however_many_hang_one_that_answers_is_served(
         for count in (2, 3, 4):
             await hooks.service.ping(table.project_id, quick)
             await hooks.until_received("/quick", count, seconds=1.5)
-        assert await table.ask("SELECT 1 FROM webhook_deliveries WHERE state = 'pending' AND attempt = 0") != []
+        assert (
+            await table.ask("SELECT 1 FROM webhook_deliveries WHERE state = 'pending' AND attempt = 0") != []
+        )
     finally:
         over.set()
 
@@ -528,6 +531,33 @@ async def test_a_database_that_was_set_back_is_noticed(
     await hooks.job()
     await hooks.until_received("/a", 1)
     assert "set back" in caplog.text
+
+
+async def test_a_database_that_was_set_back_loses_none_of_its_events(
+    hooks: Webhooks, table: Table, database: Database, settings: Settings
+) -> None:
+    """As a standby may be that took over: its last moments are missing, of the events and of the progress."""
+    await hooks.at("/a")
+    feed = Feed(database, settings)
+    await hooks.job()
+    await feed.look()
+    (before,) = await table.ask(
+        "SELECT through_event AS n, (SELECT last_value FROM job_events_id_seq) AS last FROM webhook_progress"
+    )
+    for _ in range(20):
+        await hooks.job()
+    await feed.look()
+    # The first two jobs of those are there, and nothing was made of the second one yet.
+    late = await table.ask("SELECT job_id FROM job_events WHERE id > :n ORDER BY id", n=before.last)
+    kept = list(dict.fromkeys(row.job_id for row in late))[:2]
+    await table.run("DELETE FROM jobs WHERE id <> ALL(CAST(:kept AS uuid[]))", kept=kept)
+    await table.run("DELETE FROM webhook_deliveries")
+    await table.run("UPDATE webhook_progress SET through_event = :n", n=before.n)
+    await table.run("SELECT setval('job_events_id_seq', (SELECT max(id) FROM job_events))")
+    for _ in range(2):
+        await feed.look()
+    rows = await table.ask("SELECT job_id FROM webhook_deliveries")
+    assert {row.job_id for row in rows} == set(kept)
 
 
 async def test_without_webhooks_nothing_is_looked_at(
