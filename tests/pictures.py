@@ -24,6 +24,17 @@ def animated(form: str) -> bytes:
     return file.getvalue()
 
 
+def with_metadata(data: bytes, size: int) -> bytes:
+    """A PNG or JPEG with so many bytes of metadata in front of its pixels."""
+    if data.startswith(b"\xff\xd8"):
+        piece = b"\xff\xed" + (60_002).to_bytes(2, "big") + bytes(60_000)
+        return data[:2] + piece * (size // 60_000 + 1) + data[2:]
+    text = b"tEXtworkflow\0" + b"x" * size
+    return (
+        data[:33] + struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text)) + data[33:]
+    )
+
+
 def bomb(side: int = 30_000) -> bytes:
     """A PNG of a few hundred kilobytes that would be gigabytes of pixels."""
 

@@ -23,7 +23,7 @@ from shared.kinds.base import (
 from shared.providers.base import Generation, ImageBytes, ImageRequest
 from shared.providers.catalog import ImageCapabilities, ModelSpec
 from shared.providers.images import NotAnImageError, decode_base64
-from shared.providers.input_images import TAIL_BYTES, check_end, read_header
+from shared.providers.input_images import HEADER_BYTES, TAIL_BYTES, check_end, read_header
 
 _FORMS = ("data", "url", "upload_id")
 
@@ -186,7 +186,7 @@ def _decode(item: InputPicture, position: int, can: ImageCapabilities) -> InputI
     data = decode_base64(encoded)
     if len(data) > can.max_input_image_bytes:
         raise NotAnImageError(f"has {len(data):,} bytes; at most {can.max_input_image_bytes:,} are allowed")
-    header = read_header(data)
+    header = read_header(data[:HEADER_BYTES])
     check_end(header, data[-TAIL_BYTES:], len(data))
     allowed = ", ".join(can.input_media_types)
     if header.media_type not in can.input_media_types:

@@ -13,18 +13,23 @@ from io import BytesIO
 
 from PIL import Image
 
+from shared.providers import markers
 from shared.providers.base import ImageBytes
-from shared.providers.images import MEDIA_TYPES, OPENABLE, NotAnImageError, UnknownImageError, has_end
+from shared.providers.images import OPENABLE, NotAnImageError, has_end
 
-#: The largest picture that is decoded: a phone's 48 megapixels, measured as 190 MB (a PNG; a JPEG takes 3).
+#: The largest picture that is decoded: a phone's 48 megapixels, measured as 190 MB (a PNG; a JPEG takes 4, a progressive
+#: one 280).
 MAX_PIXELS = 50_000_000
+#: A progressive JPEG is held whole while it is decoded, two bytes for each colour of a pixel.
+_MAX_PROGRESSIVE = 3 * MAX_PIXELS
 #: Pillow's WebP decoder takes 16 bytes for each pixel: 270 MB.
 MAX_WEBP_PIXELS = 4096 * 4096
+#: As much of a picture's beginning as :func:`read_header` needs; what stands further back is found when it is decoded.
+HEADER_BYTES = 512 * 1024
 #: The end of a picture that :func:`check_end` looks at, in bytes.
 TAIL_BYTES = 64 * 1024
 #: The brands by which an ISO media file says that it is HEIC or HEIF (ISO/IEC 23008-12, 10.2).
 _HEIC_BRANDS = {b"heic": "image/heic", b"heix": "image/heic", b"mif1": "image/heif", b"msf1": "image/heif"}
-_HEADERS = [form for form in OPENABLE if form != "WEBP"]
 _HEIC = frozenset(_HEIC_BRANDS.values())
 
 
@@ -44,7 +49,7 @@ class Header:
 
 
 def read_header(start: bytes) -> Header:
-    """Names a picture's type and dimensions; half a megabyte of its beginning is enough for most.
+    """Names a picture's type and dimensions, from ``HEADER_BYTES`` of its beginning or from all of it.
 
     Raises:
         UnknownImageError: no picture that we know.
@@ -55,8 +60,15 @@ def read_header(start: bytes) -> Header:
         header = Header(media_type, width, height)
     elif start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         header = _webp_header(start)
+    elif start.startswith(markers.PNG):
+        header = Header("image/png", *markers.png_size(start))
+    elif start.startswith(markers.JPEG):
+        header = _jpeg_header(start)
+    elif start[:6] in (b"GIF87a", b"GIF89a") and len(start) >= 10:
+        width, height = (int.from_bytes(start[at : at + 2], "little") for at in (6, 8))
+        header = Header("image/gif", width, height)
     else:
-        header = _pillow_header(start)
+        raise markers.unknown()
     most = MAX_WEBP_PIXELS if header.media_type == "image/webp" else MAX_PIXELS
     if header.width and header.height and header.width * header.height > most:
         raise NotAnImageError(
@@ -92,38 +104,42 @@ def decode(data: bytes) -> ImageBytes:
             pass
         return ImageBytes(data, header.media_type, header.width or 0, header.height or 0)
     check_end(header, data[-TAIL_BYTES:], len(data))
+    if header.media_type == "image/jpeg":
+        markers.check_scans(data)
     try:
         with Image.open(BytesIO(data), formats=OPENABLE) as picture:
+            width, height = picture.size
+            # What was checked is what is decoded.
+            if (width, height) != (header.width, header.height):
+                raise ValueError
             # A JPEG is read to its end all the same, into an eighth of its width and height.
-            picture.draft(None, (picture.width // 8, picture.height // 8))
-            width, height = header.width or picture.width, header.height or picture.height
+            picture.draft(None, (width // 8, height // 8))
             picture.load()
     except Exception:  # noqa: BLE001  whatever a decoder raises over hostile bytes, they are no picture
         raise NotAnImageError("is damaged: its pixels cannot be read") from None
     return ImageBytes(data, header.media_type, width, height)
 
 
-def _pillow_header(start: bytes) -> Header:
-    try:
-        with Image.open(BytesIO(start), formats=_HEADERS) as picture:
-            media_type = MEDIA_TYPES[picture.format or ""]
-            width, height = picture.size
-            frames = getattr(picture, "n_frames", 1) if picture.format == "PNG" else 1
-    except Exception:  # noqa: BLE001  as above
-        raise _unknown() from None
-    if frames > 1:
-        raise _animated()
-    return Header(media_type, width, height)
+def _jpeg_header(start: bytes) -> Header:
+    frame = markers.jpeg_frame(start)
+    if frame is None:
+        return Header("image/jpeg", None, None)
+    if frame.progressive and frame.width * frame.height * frame.components > _MAX_PROGRESSIVE:
+        raise NotAnImageError(
+            f"is progressive, of {frame.components} colours, and has {frame.width:,} x {frame.height:,} pixels; "
+            f"at most {_MAX_PROGRESSIVE / frame.components / 1e6:.0f} million are allowed"
+        )
+    return Header("image/jpeg", frame.width, frame.height)
 
 
 def _webp_header(start: bytes) -> Header:
     """Read by hand: Pillow's decoder makes room for all pixels before it says how many (RFC 9649, 2.5 to 2.7)."""
     kind, data = start[12:16], start[20:30]
     if len(data) < 10:
-        raise _unknown()
+        raise markers.unknown()
     if kind == b"VP8X":
         if data[0] & 0b10:
-            raise _animated()
+            raise markers.animated()
         width, height = int.from_bytes(data[4:7], "little") + 1, int.from_bytes(data[7:10], "little") + 1
     elif kind == b"VP8L" and data[0] == 0x2F:
         bits = int.from_bytes(data[1:5], "little")
@@ -131,16 +147,8 @@ def _webp_header(start: bytes) -> Header:
     elif kind == b"VP8 " and data[3:6] == b"\x9d\x01\x2a":
         width, height = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (6, 8))
     else:
-        raise _unknown()
+        raise markers.unknown()
     return Header("image/webp", width, height, int.from_bytes(start[4:8], "little") + 8)
-
-
-def _unknown() -> UnknownImageError:
-    return UnknownImageError("is no PNG, JPEG, WebP or HEIC picture, or its beginning is damaged")
-
-
-def _animated() -> NotAnImageError:
-    return NotAnImageError("is animated; send a single picture")
 
 
 def _heic_dimensions(start: bytes) -> tuple[int | None, int | None]:

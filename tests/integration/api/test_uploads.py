@@ -22,7 +22,7 @@ from shared.errors import ValidationFailed
 from shared.jobs.schemas import JobSubmit
 from tests import factories
 from tests.integration.api.conftest import bearer, problem
-from tests.pictures import animated, bomb, picture
+from tests.pictures import animated, bomb, picture, with_metadata
 
 URL = "/api/v1/uploads"
 DATA = picture("PNG", (500, 450))  # more than one slice
@@ -79,6 +79,17 @@ async def test_the_same_content_is_stored_once_for_each_project(
     assert other.status_code == 201
     assert other.json()["id"] != first.json()["id"]
     assert await rows(database, "uploads") == 2
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+async def test_a_picture_with_more_metadata_than_a_slice_in_front_is_taken(
+    client: httpx.AsyncClient, form: str
+) -> None:
+    data = with_metadata(picture(form), 700_000)
+    made = await send(client, data)
+
+    assert (made.status_code, made.json()["media_type"]) == (201, f"image/{form.lower()}")
+    assert (await client.get(made.json()["content_url"])).content == data
 
 
 async def test_many_at_once_with_the_same_content_are_one(
