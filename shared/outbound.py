@@ -39,6 +39,8 @@ __all__ = [
 #: Seconds for TCP and TLS with the last address that is tried; the others get a quarter, as one may swallow everything.
 CONNECT_TIMEOUT = 10.0
 _ADDRESSES = 3
+#: Seconds for giving up a connection whose body was not waited for.
+_CLOSING = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,14 @@ class Outbound:
         max_bytes: int,
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
+        body_seconds: float | None = None,
     ) -> Answer:
         """One call. Any status is an answer, a redirect's too.
 
         Args:
             timeout: seconds for all of it.
             max_bytes: of the answer's body that are read; the rest is not waited for.
+            body_seconds: the status is what counts: the body is waited for so long, and may break off. None: it is needed.
 
         Raises:
             RefusedUrlError: not allowed; nothing was sent.
@@ -98,9 +102,12 @@ class Outbound:
         """
         target = parse(url, self._policy)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout) as limit:
                 addresses = await resolve(target, self._policy)
-                return await self._at_one_of(addresses, target, method, headers or {}, content, max_bytes)
+                response = await self._at_one_of(addresses, target, method, headers or {}, content)
+                if body_seconds is not None:
+                    limit.reschedule(asyncio.get_running_loop().time() + body_seconds + _CLOSING)
+                return await _read(response, max_bytes, body_seconds)
         except TimeoutError:
             raise UnreachableError(f"{target.host} did not answer within {timeout:g} s") from None
         except (httpx.TransportError, OSError) as error:
@@ -116,9 +123,8 @@ class Outbound:
         method: str,
         headers: Mapping[str, str],
         content: bytes | None,
-        max_bytes: int,
-    ) -> Answer:
-        """Asks the first address with which a connection can be made."""
+    ) -> httpx.Response:
+        """Asks the first address with which a connection can be made; the body is still to be read."""
         tried = addresses[:_ADDRESSES]
         for left, address in zip(reversed(range(len(tried))), tried, strict=True):
             request = self._http.build_request(
@@ -135,26 +141,29 @@ class Outbound:
                 extensions={"sni_hostname": target.host},
             )
             try:
-                return await self._exchange(request, max_bytes)
+                return await self._http.send(request, stream=True)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 if not left:
                     raise
         raise AssertionError
 
-    async def _exchange(self, request: httpx.Request, max_bytes: int) -> Answer:
-        response = await self._http.send(request, stream=True)
-        try:
-            body, truncated = bytearray(), False
+
+async def _read(response: httpx.Response, max_bytes: int, seconds: float | None) -> Answer:
+    body, truncated = bytearray(), False
+    try:
+        async with asyncio.timeout(seconds):
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > max_bytes:
                     truncated = True
                     break
-            return Answer(
-                response.status_code, dict(response.headers.items()), bytes(body[:max_bytes]), truncated
-            )
-        finally:
-            await response.aclose()
+    except (TimeoutError, httpx.TransportError):
+        if seconds is None:
+            raise
+        truncated = True
+    finally:
+        await response.aclose()
+    return Answer(response.status_code, dict(response.headers.items()), bytes(body[:max_bytes]), truncated)
 
 
 @cache

@@ -24,6 +24,8 @@ UploadId = Annotated[str, Path(description="The upload's id.", json_schema_extra
 _ROOM_BYTES = 4 * storage.SLICE_BYTES
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_FILENAME = 255
+#: Of a field that is no file; it is held in memory.
+_MAX_FIELD = 1000
 _FIELDS = ["file", "sha256"]
 
 
@@ -74,6 +76,8 @@ async def _receive(form: multipart.Form, receiving: Receiving) -> tuple[Any, boo
             await receiving.write(data)
         else:
             given[part.name] = given.get(part.name, b"") + data
+            if len(given[part.name]) > _MAX_FIELD:
+                raise _wrong(f"/{part.name}", "too_long", f"is longer than {_MAX_FIELD} bytes")
     if file is None:
         raise _wrong("/file", "missing", 'is required: the part named "file" holds the picture')
     name = (file.filename or "").replace("\0", "")[:_MAX_FILENAME] or None

@@ -87,7 +87,7 @@ _CLAIM = text("""
     FROM claimed c JOIN webhook_endpoints w ON w.id = c.endpoint_id
 """)
 
-# A 2xx counts whoever got it; what went wrong counts only where nobody else has begun meanwhile.
+# A 2xx counts whoever got it, even behind a last failure; what went wrong counts only where nobody else has begun meanwhile.
 _RECORD = text("""
     WITH row AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
@@ -99,7 +99,7 @@ _RECORD = text("""
         FROM row WHERE a.delivery_id = row.id AND a.number = row.number
     ), j AS (
         SELECT d.id FROM webhook_deliveries d JOIN row ON row.id = d.id
-        WHERE d.state = 'pending' AND (row.ok OR d.attempt = row.number)
+        WHERE (row.ok AND d.state <> 'delivered') OR (d.state = 'pending' AND d.attempt = row.number)
         ORDER BY d.id FOR UPDATE OF d
     ), recorded AS (
         UPDATE webhook_deliveries d SET

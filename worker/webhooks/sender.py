@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Of an answer so much is kept: enough to see what it says, too little to be a store.
 ANSWER_BYTES = 1024
+#: The status says whether it arrived; what is said besides is waited for so long.
+_BODY_SECONDS = 2.0
 #: Beyond a sending's own time, its lease leaves so long for recording it.
 _LEASE_MARGIN = 15.0
 #: An endpoint at which nothing has arrived for so long is disabled.
@@ -131,6 +133,7 @@ class Sender:
                 max_bytes=ANSWER_BYTES,
                 headers=headers,
                 content=body,
+                body_seconds=_BODY_SECONDS,
             )
         except OutboundError as error:
             return None, str(error)

@@ -142,6 +142,7 @@ async def test_forms_that_are_wrong_are_told_what_is(client: httpx.AsyncClient, 
         (await client.post(URL, files={"picture": DATA}), "/picture"),
         (await client.post(URL, files={"sha256": (None, "0" * 64)}), "/file"),
         (await client.post(URL, files=[("file", DATA), ("file", DATA)]), "/file"),
+        (await client.post(URL, files={"sha256": (None, "0" * 100_000), "file": DATA}), "/sha256"),
     ):
         assert problem(answer, 422, "validation_failed")["errors"][0]["pointer"] == pointer
     problem(await client.post(URL, json={"file": "x"}), 415, "not_a_form")

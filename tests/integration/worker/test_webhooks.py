@@ -330,6 +330,21 @@ async def test_however_many_hang_one_that_answers_is_served(
         over.set()
 
 
+async def test_what_arrived_after_its_endpoint_was_given_up_counts_as_delivered(
+    hooks: Webhooks, database: Database, table: Table
+) -> None:
+    endpoint, _ = await hooks.at("/a")
+    delivery = (await hooks.service.ping(table.project_id, endpoint)).id
+    row = {"id": delivery, "number": 1, "ok": True, "counted": False, "duration_ms": 1.0, "status": 204}
+    await table.run("UPDATE webhook_deliveries SET state = 'failed', finished_at = now(), attempt = 1")
+    async with database.transaction() as db:
+        await sending.record(db, [{**row, "ok": False, "number": 1, "status": 500, "delay": 5.0}])
+    assert await hooks.states() == {"failed": 1}
+    async with database.transaction() as db:
+        await sending.record(db, [row])
+    assert ((await hooks.only()).state, (await hooks.only()).last_status) == ("delivered", 204)
+
+
 async def test_an_answer_that_nobody_can_read_is_no_reason_to_send_for_ever(
     hooks: Webhooks, dispatch: Dispatchers, receiver: Receiver
 ) -> None:

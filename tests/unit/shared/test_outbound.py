@@ -206,6 +206,26 @@ async def test_an_answer_that_is_no_http_or_breaks_off_is_told_so() -> None:
                 await get(f"http://127.0.0.1:{port}/")
 
 
+@pytest.mark.parametrize("sent", [b"", b"part"])
+async def test_where_the_status_counts_a_body_may_hang_or_break_off(sent: bytes) -> None:
+    async def hangs(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n" + sent)
+        await writer.drain()
+        await asyncio.sleep(3)
+
+    async def breaks_off(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n" + sent)
+
+    for handler in (hangs, breaks_off):
+        async with server(handler) as port:
+            began = asyncio.get_running_loop().time()
+            answer = await get(f"http://127.0.0.1:{port}/", body_seconds=0.2)
+            assert (answer.status, answer.body, answer.truncated) == (200, sent, True)
+            assert asyncio.get_running_loop().time() - began < 2
+            with pytest.raises(UnreachableError):
+                await get(f"http://127.0.0.1:{port}/", timeout=0.3)
+
+
 async def test_the_certificate_is_checked_for_the_name_at_the_pinned_address(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
