@@ -27,8 +27,8 @@ _RECONNECT_SECONDS = 1.0
 _POLL_SECONDS = 5.0
 #: Changes that may wait for the message under way; what comes beyond is found by whoever looks by itself.
 _MAX_PENDING = 5000
-#: Changes of so many seconds go into one message while they come thick and fast; the first after a pause goes at once.
-_BUNDLE_SECONDS = 0.01
+#: While changes come thick and fast, those of so many seconds go into one message; a few at a time go at once.
+_BUNDLE_SECONDS, _FEW = 0.01, 4
 #: After a message that could not be sent, how long none are tried.
 _REST_SECONDS = 2.0
 
@@ -121,8 +121,9 @@ class Wakeups:
             while self._pending:
                 if (pause := self._next_at - time.monotonic()) > 0:
                     await asyncio.sleep(pause)
-                self._next_at = time.monotonic() + _BUNDLE_SECONDS
                 taken, self._pending = self._pending, {}
+                if len(taken) > _FEW:
+                    self._next_at = time.monotonic() + _BUNDLE_SECONDS
                 message = b"".join(project.bytes + job.bytes for project, job in taken)
                 async with asyncio.timeout(_PUBLISH_TIMEOUT):
                     await self.redis.publish(CHANGES_CHANNEL, message)
