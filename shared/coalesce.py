@@ -84,6 +84,8 @@ class Coalescer(Generic[Item, Result]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
+                # One turn of the loop: who has just been answered asks again, and larger batches are cheaper for all.
+                await asyncio.sleep(0)
                 taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
                 # A caller that has gone needs no work done.
                 batch = [(item, future) for item, future in taken if not future.done()]
