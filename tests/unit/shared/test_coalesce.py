@@ -27,6 +27,20 @@ class Recorder:
         return [ValueError("unlucky") if item == 13 else item * 2 for item in items]
 
 
+async def begun(recorder: Recorder) -> None:
+    """The first batch is under way; it has gathered for a turn of the loop."""
+    async with asyncio.timeout(5):
+        while not recorder.batches:
+            await asyncio.sleep(0)
+
+
+async def test_what_comes_in_one_turn_of_the_loop_is_one_batch() -> None:
+    recorder = Recorder()
+    coalescer: Coalescer[int, int] = Coalescer(recorder.run)
+    assert await asyncio.gather(*(coalescer(number) for number in (1, 2, 3))) == [2, 4, 6]
+    assert recorder.batches == [[1, 2, 3]]
+
+
 async def test_one_caller_calling_again_at_once_is_always_served() -> None:
     # The lane must be free in the very step in which the first answer is given.
     coalescer: Coalescer[int, int] = Coalescer(Recorder().run)
@@ -40,7 +54,7 @@ async def test_calls_during_a_batch_share_the_next_one() -> None:
     recorder.gate.clear()
     coalescer: Coalescer[int, int] = Coalescer(recorder.run)
     first = asyncio.create_task(coalescer(1))
-    await asyncio.sleep(0)
+    await begun(recorder)
     rest = [asyncio.create_task(coalescer(number)) for number in (2, 3, 4)]
     await asyncio.sleep(0.01)
     assert recorder.batches == [[1]]
@@ -89,7 +103,7 @@ async def test_a_caller_that_left_costs_nothing_and_harms_nobody() -> None:
     recorder.gate.clear()
     coalescer: Coalescer[int, int] = Coalescer(recorder.run)
     first = asyncio.create_task(coalescer(1))
-    await asyncio.sleep(0)
+    await begun(recorder)
     left, stayed = asyncio.create_task(coalescer(2)), asyncio.create_task(coalescer(3))
     await asyncio.sleep(0)
     left.cancel()
