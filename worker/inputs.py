@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from shared.config import Settings
 from shared.outbound import Outbound, Policy, RefusedUrlError, UnreachableError
@@ -22,8 +23,8 @@ from shared.providers.input_images import decode
 FETCH_SECONDS = 30.0
 #: Of a job's timeout: what making its pictures ready may take, so that the call has the rest.
 SHARE: Final = 0.5
-#: Pictures that one process fetches at once.
-_FETCHES = 8
+#: Pictures that one process fetches at once, and from one host: one that hangs keeps nobody from the others.
+_FETCHES, _FROM_ONE_HOST = 32, 8
 #: Pictures that one process decodes at once: one may take 270 MB while it is (shared/providers/input_images.py).
 _DECODERS = 1
 #: Answers after which trying again is right.
@@ -36,6 +37,8 @@ class InputImages:
     def __init__(self, settings: Settings) -> None:
         self._outbound = Outbound(Policy.of(settings))
         self._fetches = asyncio.Semaphore(_FETCHES)
+        #: A host's goes when nobody holds it any more.
+        self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
 
     async def ready(
@@ -81,8 +84,9 @@ class InputImages:
 
     async def _fetched(self, position: int, url: str, can: ImageCapabilities) -> bytes:
         host = urlsplit(url).hostname or ""
+        of_host = self._hosts.setdefault(host, asyncio.Semaphore(_FROM_ONE_HOST))
         try:
-            async with self._fetches:
+            async with of_host, self._fetches:
                 answer = await self._outbound.request(
                     "GET",
                     url,

@@ -165,7 +165,7 @@ async def get(request: Request, webhook_id: WebhookId) -> Response:
 async def update(request: Request, webhook_id: WebhookId) -> Response:
     """What is left out stays. Another `url` gets what is not delivered yet, too.
 
-    While it is paused, deliveries are made and wait. `paused: false` sends them, and enables one that was disabled: what
+    While it is paused, deliveries are made and wait, for as long as deliveries are kept (30 days). `paused: false` sends them, and enables one that was disabled: what
     happened while it was disabled is not sent.
     """
     wanted = await _wanted(request, WebhookUpdate)

@@ -12,12 +12,15 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from shared.artifacts import queries as artifacts
+from shared.config import Settings
 from shared.kinds.base import INPUT_URLS
 from shared.providers.base import Call, Generation, ImageBytes, Usage
+from shared.providers.catalog import catalog
 from shared.uploads.service import UploadService
 from tests import factories
 from tests.integration.worker.conftest import Scripted, Table, Workers
 from tests.pictures import animated, bomb, picture
+from worker.inputs import InputImages
 from worker.maintenance import Maintenance
 
 PNG, JPEG, WEBP = picture("PNG"), picture("JPEG"), picture("WEBP")
@@ -201,6 +204,29 @@ async def test_one_that_takes_too_long_is_given_up_in_time(
     job = await table.get(job_id)
     assert (job.error["code"], painter.calls) == ("input_unavailable", [])
     assert "0.5 s" in job.error["message"]
+
+
+async def test_a_host_that_hangs_holds_up_its_own_fetches_only(settings: Settings, gallery: Gallery) -> None:
+    inputs = InputImages(settings)
+    can = catalog()["nano-banana"].image
+    assert can is not None
+    url = gallery.put("/a.png", PNG)
+    gallery.pause = 30.0
+    hanging = [asyncio.create_task(inputs.ready({}, {"0": url}, can, 20)) for _ in range(20)]
+    try:
+        async with asyncio.timeout(5):
+            while len(gallery.asked) < 8:
+                await asyncio.sleep(0.01)
+        gallery.pause = 0.0
+        elsewhere = url.replace("127.0.0.1", "localhost")
+        async with asyncio.timeout(5):
+            (found,) = await inputs.ready({}, {"0": elsewhere}, can, 20)
+        assert (found.data, len(gallery.asked)) == (PNG, 9)
+    finally:
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+        await inputs.aclose()
 
 
 async def test_a_cancel_ends_a_fetch_at_once(table: Table, workers: Workers, gallery: Gallery) -> None:
