@@ -174,6 +174,17 @@ class ProjectRoute(ApiRoute):
         return READ if self.methods and self.methods <= {"GET", "HEAD"} else WRITE
 
 
+class BothScopesRoute(ProjectRoute):
+    """A route by whose writes a caller gets to see what others submitted: they need jobs:read, too."""
+
+    def checked(self, handle: Handler) -> Handler:
+        async def handler(request: Request) -> Response:
+            _need(READ, caller_of(request))
+            return await handle(request)
+
+        return super().checked(handler)
+
+
 class AnyKeyRoute(ProjectRoute):
     """A route for every valid key."""
 
@@ -198,13 +209,19 @@ async def authenticate(request: Request, scope: str | None) -> Caller:
     except Unauthenticated as error:
         error.headers["WWW-Authenticate"] = f'{_CHALLENGE}, error="invalid_token"'
         raise
-    if scope is not None and scope not in caller.scopes:
+    if scope is not None:
+        _need(scope, caller)
+    return caller
+
+
+def _need(scope: str, caller: Caller) -> None:
+    """Raises: Forbidden: the key lacks the scope."""
+    if scope not in caller.scopes:
         raise Forbidden(
             f"The key {caller.key_prefix} lacks the scope {scope}.",
             code="insufficient_scope",
             headers={"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"'},
         )
-    return caller
 
 
 def heads(routes: Sequence[BaseRoute]) -> list[BaseRoute]:

@@ -23,7 +23,7 @@ DESCRIPTION = """\
 Plantain runs generation jobs: submit one, poll it, fetch its result.
 
 Every request but those to `/api/health` needs an API key: `Authorization: Bearer pln_…`. Reading needs its scope
-`jobs:read`, submitting and cancelling `jobs:write`. A key sees its own project and nothing of any other.
+`jobs:read`, submitting and cancelling `jobs:write`, changing webhooks both. A key sees its own project and nothing of any other.
 
 Errors are `application/problem+json` (RFC 9457); their `code` is stable. Every answer has `X-Request-ID`. Times are RFC 3339 in UTC, ids UUIDs,
 money decimal strings in USD. Addresses in answers are paths on this server, or whole addresses where PUBLIC_URL is set.

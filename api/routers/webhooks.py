@@ -12,7 +12,7 @@ from sqlalchemy import Row
 from starlette.responses import Response
 
 from api import body, render
-from api.deps import ProjectRoute, caller_of, services_of, uuid_of
+from api.deps import BothScopesRoute, caller_of, services_of, uuid_of
 from api.openapi import answers, json_body, location
 from shared.errors import NotFound, ValidationFailed, field_errors
 from shared.webhooks.schemas import (
@@ -32,7 +32,7 @@ from shared.webhooks.schemas import (
     WebhookView,
 )
 
-router = APIRouter(prefix="/api/v1/webhooks", tags=["webhooks"], route_class=ProjectRoute)
+router = APIRouter(prefix="/api/v1/webhooks", tags=["webhooks"], route_class=BothScopesRoute)
 
 _MAX_BYTES = 50_000
 Wanted = TypeVar("Wanted", bound=BaseModel)
@@ -165,8 +165,8 @@ async def get(request: Request, webhook_id: WebhookId) -> Response:
 async def update(request: Request, webhook_id: WebhookId) -> Response:
     """What is left out stays. Another `url` gets what is not delivered yet, too.
 
-    While it is paused, deliveries are made and wait, for as long as deliveries are kept (30 days). `paused: false` sends them, and enables one that was disabled: what
-    happened while it was disabled is not sent.
+    While it is paused, deliveries are made and wait, for as long as deliveries are kept (30 days). `paused: false` sends
+    them, and enables one that was disabled: what happened while it was disabled is not sent.
     """
     wanted = await _wanted(request, WebhookUpdate)
     row = await services_of(request).webhooks.update(

@@ -94,6 +94,11 @@ async def test_a_revoked_key_works_no_longer_than_the_cache(
         ("jobs:write", "GET", "/api/v1/jobs/x", "jobs:read"),
         ("jobs:write", "GET", "/api/v1/jobs/x/result", "jobs:read"),
         ("jobs:write", "GET", "/api/v1/artifacts/x", "jobs:read"),
+        # Through a webhook one sees what others submitted.
+        ("jobs:write", "POST", "/api/v1/webhooks", "jobs:read"),
+        ("jobs:write", "POST", "/api/v1/webhooks/job-secret", "jobs:read"),
+        ("jobs:read", "POST", "/api/v1/webhooks", "jobs:write"),
+        ("jobs:read", "DELETE", "/api/v1/webhooks/x", "jobs:write"),
     ],
 )
 async def test_a_scope_that_lacks(
