@@ -43,6 +43,9 @@ LARGE_BYTES = 1_000_000
 #: Fields and elements of a whole body at most: ten times what a long conversation with a large schema has.
 #: Each costs some 100 bytes and a microsecond, wherever it stands.
 MAX_PARTS = 10_000
+#: Objects and arrays within one another at most: thrice as many as the deepest schema may have. What works on a body may
+#: call itself for each.
+MAX_DEPTH = 100
 _SLICE = 256 * 1024
 
 
@@ -121,14 +124,31 @@ def loads(data: bytes) -> Any:
 
     Raises:
         orjson.JSONDecodeError: it is none.
-        ValidationFailed: it has too many parts, which is found out before any is made.
+        ValidationFailed: it has too many parts, which is found out before any is made, or too many levels.
     """
     if len(data) > INLINE_BYTES and has_more_parts(data, MAX_PARTS):
         message = f"has more than {MAX_PARTS:,} fields and elements"
         raise ValidationFailed(
             "The job is not allowed; errors names each field.", errors=[FieldError("", "too_large", message)]
         )
-    return long_strings.loads(data) if len(data) >= LARGE_BYTES else orjson.loads(data)
+    parsed = long_strings.loads(data) if len(data) >= LARGE_BYTES else orjson.loads(data)
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and is_deeper(parsed, MAX_DEPTH):
+        message = f"has objects or arrays more than {MAX_DEPTH} levels deep"
+        raise ValidationFailed(
+            "The job is not allowed; errors names each field.", errors=[FieldError("", "too_deep", message)]
+        )
+    return parsed
+
+
+def is_deeper(value: Any, limit: int) -> bool:
+    """Whether objects and arrays stand within one another on more levels than the limit."""
+    level = [value]
+    for _ in range(limit + 1):
+        inner = [part for part in level if isinstance(part, dict | list)]
+        if not inner:
+            return False
+        level = [child for part in inner for child in (part.values() if isinstance(part, dict) else part)]
+    return True
 
 
 def unsupported(request: Request, what: str, media_type: str) -> UnsupportedMediaType:

@@ -55,9 +55,11 @@ async def replay_all(request: Request) -> Response:
         data = await body.read(request, services.settings.max_body_bytes, room)
         parsed = await body.worked_on(len(data), body.parse, data)
         wanted = _wanted(parsed)
-        if wanted.dry_run or not idempotency.is_keyed(request):
+        if not idempotency.is_keyed(request):
             return idempotency.response_of(await _replay_all(request, wanted, None))
         claim = await body.worked_on(len(data), idempotency.claim_of, request, data, parsed)
+        if wanted.dry_run:  # it makes nothing that could be made twice
+            return idempotency.response_of(await _replay_all(request, wanted, None))
         return await idempotency.answered(request, claim, lambda: _replay_all(request, wanted, claim))
 
 

@@ -152,7 +152,10 @@ def bodies(key: str, targets: Mapping[bytes, Mapping[str, Any]], names: Sequence
 
     def made(target: bytes) -> SearchStrategy[Raw]:
         body = st.one_of(*[objects(targets[target], names)] * 4, ODD_VALUES, st.binary(max_size=200))
-        return body.map(lambda data: Raw("POST", target, headers, data))
+        keys = st.lists(
+            st.sampled_from([b"a", b"b", b"c"]).map(lambda key: (b"Idempotency-Key", key)), max_size=1
+        )
+        return st.tuples(body, keys).map(lambda drawn: Raw("POST", target, [*headers, *drawn[1]], drawn[0]))
 
     return st.sampled_from(sorted(targets)).flatmap(made)
 

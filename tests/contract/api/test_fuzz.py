@@ -124,6 +124,8 @@ def bodies(api: Api) -> SearchStrategy[Raw]:
         b"/api/v1/jobs?": factories.IMAGE_JOB,
         b"/api/v1/jobs/cancel": {"filter": {"tag": ["no such"]}, "dry_run": True},
         b"/api/v1/jobs/" + api.final.encode() + b"/replay": {"input": {"seed": 7}},
+        b"/api/v1/batches": {"defaults": {"kind": "text.generate"}, "jobs": [{"input": {"prompt": "x"}}]},
+        b"/api/v1/webhooks": {"url": "https://example.com/plantain", "events": ["job.failed"]},
     }
     return hostile.bodies(api.key, targets, _names(api))
 

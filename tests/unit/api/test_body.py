@@ -61,3 +61,16 @@ def test_what_is_no_json_is_told(text: bytes) -> None:
     with pytest.raises(BadRequest):
         body.parse(text)
     assert body.has_more_parts(text * 5, 1_000) is False
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"b":'])
+def test_levels_are_counted(opening: bytes) -> None:
+    """What calls itself for each level, such as a merge patch, would end with the interpreter's own limit."""
+    closing = {b"[": b"]", b'{"a":': b"}", b'[{"b":': b"}]"}[opening]
+    each = opening.count(b"[") + opening.count(b"{")
+    most = body.MAX_DEPTH // each
+    body.parse(opening * most + b"1" + closing * most)
+    body.parse(b"[" + b",".join([b"[]"] * 1000) + b"]")
+    with pytest.raises(ValidationFailed) as caught:
+        body.parse(opening * (most + 1) + b"1" + closing * (most + 1))
+    assert caught.value.errors[0].code == "too_deep"
