@@ -118,7 +118,8 @@ class WebhookDelivery(Base):
     type: Mapped[str] = mapped_column(Text)
     #: The job's own address; otherwise it goes to its endpoint's, as that is when it is sent.
     url: Mapped[str | None] = mapped_column(Text)
-    #: Deliveries of an endpoint share its connections; those to jobs' own addresses do so by their origin.
+    #: Deliveries of an endpoint share its connections; those to jobs' own addresses do so by their origin
+    #: (``worker.webhooks.feed.lane_of``).
     lane: Mapped[str] = mapped_column(Text, server_default="")
     #: The bytes that are signed and sent.
     body: Mapped[str] = mapped_column(Text)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
+from zlib import crc32
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 #: Events that one transaction turns into deliveries.
 PAGE = 200
+#: Of the addresses that a project's jobs name: a claim steps over as many in 30 ms.
+LANES = 4096
 #: Deliveries that one statement inserts: with fifty endpoints, a page is ten thousand of them, of some kilobytes each.
 _AT_ONCE = 500
 
@@ -190,6 +193,9 @@ class Listeners:
 
 
 def lane_of(url: str) -> str:
-    """Deliveries to the same server share its connections."""
+    """Deliveries to the same server share its connections.
+
+    A project has so many lanes at most, and few servers then share one by chance: each claim looks at every lane.
+    """
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.lower()}"
+    return f"{crc32(f'{parts.scheme}://{parts.netloc.lower()}'.encode()) % LANES:03x}"
