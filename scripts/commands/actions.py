@@ -60,8 +60,8 @@ def submit(session: Session, parsed: Namespace) -> int:
         "tags": parsed.tag,
         "metadata": dict(parsed.metadata),
     }
-    if parsed.stream and (parsed.json or parsed.output):
-        raise UsageError("--stream prints the text alone: leave out --json and --output")
+    if parsed.stream and (parsed.json or parsed.output or parsed.timeout is not None):
+        raise UsageError("--stream prints the text to its end: leave out --json, --output and --timeout")
     wanted["stream"] = parsed.stream
     options = {name: value for name, value in wanted.items() if value}
     with session.client() as plantain:

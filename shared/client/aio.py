@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from shared.client import downloads, streams
+from shared.client import batches, downloads, streams
 from shared.client.connection import arguments, connection
 from shared.client.models import (
+    Batch,
+    BatchCancelled,
+    BatchOptions,
+    BatchResult,
     CancelReceipt,
     Delta,
     Event,
@@ -122,6 +126,34 @@ class AsyncPlantain:
     async def upload(self, source: bytes | Path) -> Upload:
         """See ``Plantain.upload``."""
         return await self._run(self._do.upload(source))
+
+    async def submit_batch(
+        self,
+        jobs: Iterable[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> Batch:
+        """See ``Plantain.submit_batch``."""
+        return await self._run(
+            batches.submit(jobs, self._do.retries, idempotency_key=idempotency_key, **options)
+        )
+
+    async def batch(self, batch_id: str) -> Batch:
+        """The batch as it is now."""
+        return await self._run(batches.get(batch_id, self._do.retries))
+
+    async def wait_batch(self, batch_id: str, timeout: float | None = None) -> Batch:
+        """See ``Plantain.wait_batch``."""
+        return await self._run(batches.wait(batch_id, timeout, self._do.retries))
+
+    def batch_results(self, batch_id: str, *, after: int | None = None) -> AsyncIterator[BatchResult]:
+        """See ``Plantain.batch_results``."""
+        return self._iterate(batches.results(batch_id, after, self._do.retries))
+
+    async def cancel_batch(self, batch_id: str) -> BatchCancelled:
+        """See ``Plantain.cancel_batch``."""
+        return await self._run(batches.cancel(batch_id, self._do.retries))
 
     async def delete(self, job_id: str) -> None:
         """Deletes a final job with its pictures."""

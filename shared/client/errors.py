@@ -5,6 +5,7 @@ PlantainError
 ├── NoAnswer                no (whole) answer came, however often it was tried
 ├── UnexpectedAnswer        an answer that is not of this API: another server, or a proxy's page
 ├── WaitTimeout             the job was not final in time; it goes on
+├── BatchTimeout            the batch was not completed in time; it goes on
 ├── DownloadFailed          the bytes that came are not those that were announced
 ├── WebhookInvalid          a delivery that nobody should believe
 └── ApiError                the API refused; problem+json (RFC 9457)
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import httpx
 
 if TYPE_CHECKING:
-    from shared.client.models import Job
+    from shared.client.models import Batch, Job
 
 #: Characters of a foreign answer that an error shows.
 _SHOWN = 200
@@ -57,6 +58,14 @@ class WaitTimeout(PlantainError):
     def __init__(self, job: Job, seconds: float) -> None:
         super().__init__(f"job {job.id} is still {job.state} after {seconds:g} s; it goes on")
         self.job = job
+
+
+class BatchTimeout(PlantainError):
+    """The batch is not completed yet. It goes on; ``batch`` is what was last heard of it."""
+
+    def __init__(self, batch: Batch, seconds: float) -> None:
+        super().__init__(f"batch {batch.id} is still {batch.state} after {seconds:g} s; it goes on")
+        self.batch = batch
 
 
 class DownloadFailed(PlantainError):

@@ -39,6 +39,18 @@ class SubmitOptions(TypedDict, total=False):
     webhook_events: Sequence[str]
 
 
+class BatchOptions(TypedDict, total=False):
+    """What a batch may say besides its jobs."""
+
+    #: What each job has where it says nothing itself: a submit, or parts of one; also within ``input``.
+    defaults: Mapping[str, Any]
+    #: Of the jobs that name none; left out, ``batch``: after all others.
+    priority: Priority
+    #: Of the batch and of each of its jobs.
+    tags: Sequence[str]
+    metadata: Mapping[str, str]
+
+
 class JobFilter(TypedDict, total=False):
     """Which jobs; what is left out lets every job through."""
 
@@ -249,7 +261,7 @@ class Event:
     """Something that happened. Give ``id`` to ``stream`` to go on after it.
 
     ``job_id``, ``version`` and ``job`` are None where it is about no job, which only a project's stream has:
-    ``webhook.disabled``.
+    ``webhook.disabled``, and what batches tell (``data`` has the ``batch_id``), such as ``batch.completed``.
     """
 
     id: int
@@ -297,6 +309,68 @@ class JobsCancelled:
     cancelled: int
     cancel_requested: int
     #: The limit, or the time, was reached first: send it again.
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch as it was when the answer was made."""
+
+    id: str
+    #: ``running`` until all of its jobs are final, then ``completed``.
+    state: str
+    created_at: datetime
+    cancel_requested_at: datetime | None = None
+    completed_at: datetime | None = None
+    #: Jobs that were made.
+    total: int
+    #: Its jobs by state, at most a second old.
+    counts: Mapping[str, int] | None = None
+    cost_usd: Decimal | None = None
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    status_url: str
+    jobs_url: str
+    results_url: str
+    cancel_url: str
+    events_url: str
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_completed(self) -> bool:
+        return self.state == "completed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchResult:
+    """What became of one job of a batch."""
+
+    #: Its place in the batch, from 0.
+    index: int
+    id: str
+    kind: str
+    #: As it was when the line was read.
+    state: str
+    #: None unless it succeeded.
+    output: Output | None = None
+    error: JobProblem | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def succeeded(self) -> bool:
+        return self.state == "succeeded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCancelled:
+    """What a cancel of a batch found and did."""
+
+    batch: Batch
+    #: Jobs that ended at once; and those that are running, whose workers are told.
+    cancelled: int
+    cancel_requested: int
+    #: There is more to cancel: the server goes on by itself.
     more: bool
 
 

@@ -68,31 +68,31 @@ class Operations:
         body: dict[str, Any] = {"kind": kind, "input": job_input, **options}
         if model is not None:
             body["model"] = model
-        request = _waiting(_post(_JOBS, body, idempotency_key or str(uuid4())), _Clock(wait).whole_seconds())
+        request = _waiting(post(_JOBS, body, idempotency_key or str(uuid4())), _Clock(wait).whole_seconds())
         response = yield from answered(request, self.retries)
-        return decode(Job, _json(response))
+        return decode(Job, json_of(response))
 
     def upload(self, source: bytes | Path) -> Steps[Upload]:
         """The server knows a file by its bytes, so sending it again makes no second one."""
         name, data = (source.name, source.read_bytes()) if isinstance(source, Path) else ("picture", source)
         response = yield from answered(_form(name, data), self.retries)
-        return decode(Upload, _json(response))
+        return decode(Upload, json_of(response))
 
     def replay(
         self, job_id: str, changes: Mapping[str, Any] | None, *, idempotency_key: str | None
     ) -> Steps[Job]:
-        request = _post(f"{_job(job_id)}/replay", changes or {}, idempotency_key or str(uuid4()))
+        request = post(f"{_job(job_id)}/replay", changes or {}, idempotency_key or str(uuid4()))
         response = yield from answered(request, self.retries)
-        return decode(Job, _json(response))
+        return decode(Job, json_of(response))
 
     def get(self, job_id: str, *, attempts: bool) -> Steps[Job]:
         query = [("include", "attempts")] if attempts else []
         response = yield from answered(Request("GET", _job(job_id), query), self.retries)
-        return decode(Job, _json(response))
+        return decode(Job, json_of(response))
 
     def result(self, job_id: str) -> Steps[JobResult]:
         response = yield from answered(Request("GET", f"{_job(job_id)}/result"), self.retries)
-        return decode(JobResult, _json(response))
+        return decode(JobResult, json_of(response))
 
     def wait(self, job_id: str, timeout: float | None) -> Steps[Job]:
         job = yield from self._polls(job_id, timeout, each_change=False)
@@ -115,7 +115,7 @@ class Operations:
             response = yield from answered(_waiting(request, seconds), self.retries)
             is_news = each_change and response.status_code != 304
             if response.status_code != 304:
-                job = decode(Job, _json(response))
+                job = decode(Job, json_of(response))
                 etag = response.headers.get("etag") if each_change else None
                 if each_change:
                     yield Emit(job)
@@ -128,13 +128,13 @@ class Operations:
                 yield Pause(min(pause, clock.left()))
 
     def cancel(self, job_id: str) -> Steps[CancelReceipt]:
-        response = yield from answered(_post(f"{_job(job_id)}/cancel"), self.retries)
-        return decode(CancelReceipt, _json(response))
+        response = yield from answered(post(f"{_job(job_id)}/cancel"), self.retries)
+        return decode(CancelReceipt, json_of(response))
 
     def cancel_all(self, wanted: JobFilter, *, dry_run: bool, limit: int) -> Steps[JobsCancelled]:
         body = {"filter": _filter(wanted), "dry_run": dry_run, "limit": limit}
-        response = yield from answered(_post(f"{_JOBS}/cancel", body), self.retries)
-        return decode(JobsCancelled, _json(response))
+        response = yield from answered(post(f"{_JOBS}/cancel", body), self.retries)
+        return decode(JobsCancelled, json_of(response))
 
     def delete(self, job_id: str) -> Steps[None]:
         try:
@@ -156,7 +156,7 @@ class Operations:
             size = _PAGE if limit is None else min(_PAGE, limit - given)
             page_query = [*query, ("limit", str(size)), *([("cursor", cursor)] if cursor else [])]
             response = yield from answered(Request("GET", _JOBS, page_query), self.retries)
-            page = decode(JobPage, _json(response))
+            page = decode(JobPage, json_of(response))
             for job in page.items:
                 given += 1
                 yield Emit(job)
@@ -168,7 +168,7 @@ class Operations:
         times = {"finished_after": finished_after, "finished_before": finished_before}
         query = [(name, _default(value)) for name, value in times.items() if value is not None]
         response = yield from answered(Request("GET", f"{_JOBS}/summary", query), self.retries)
-        return decode(Summary, _json(response))
+        return decode(Summary, json_of(response))
 
 
 class _Clock:
@@ -190,7 +190,8 @@ def _job(job_id: str) -> str:
     return f"{_JOBS}/{quote(job_id, safe='')}"
 
 
-def _post(path: str, body: Any = None, idempotency_key: str | None = None) -> Request:
+def post(path: str, body: Any = None, idempotency_key: str | None = None) -> Request:
+    """A request with a body of JSON, or with none."""
     headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
     if body is None:
         return Request("POST", path, headers=headers)
@@ -254,7 +255,8 @@ def _filter(wanted: JobFilter) -> dict[str, str | list[str]]:
     return found
 
 
-def _json(response: httpx.Response) -> Any:
+def json_of(response: httpx.Response) -> Any:
+    """Raises: UnexpectedAnswer."""
     try:
         return json.loads(response.content)
     except ValueError as error:

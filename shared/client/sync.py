@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from shared.client import downloads, streams
+from shared.client import batches, downloads, streams
 from shared.client.connection import arguments, connection
 from shared.client.models import (
+    Batch,
+    BatchCancelled,
+    BatchOptions,
+    BatchResult,
     CancelReceipt,
     Delta,
     Event,
@@ -149,6 +153,41 @@ class Plantain:
     def upload(self, source: bytes | Path) -> Upload:
         """Gives the server a picture that several jobs will use; see ``picture``. The same bytes are stored once."""
         return self._run(self._do.upload(source))
+
+    def submit_batch(
+        self,
+        jobs: Iterable[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> Batch:
+        """Submits up to 10,000 jobs at once: all of them, or none; and once, however often it has to be sent.
+
+        Args:
+            jobs: each as the body of a submit: ``kind``, ``input`` and the rest.
+            idempotency_key: left out, a new one; see ``submit``.
+            options: see ``BatchOptions``.
+        """
+        return self._run(batches.submit(jobs, self._do.retries, idempotency_key=idempotency_key, **options))
+
+    def batch(self, batch_id: str) -> Batch:
+        """The batch as it is now."""
+        return self._run(batches.get(batch_id, self._do.retries))
+
+    def wait_batch(self, batch_id: str, timeout: float | None = None) -> Batch:
+        """The batch once all of its jobs are final. Raises ``BatchTimeout`` after so many seconds; it goes on."""
+        return self._run(batches.wait(batch_id, timeout, self._do.retries))
+
+    def batch_results(self, batch_id: str, *, after: int | None = None) -> Iterator[BatchResult]:
+        """What became of each job, in the order of the batch, as it is by then; goes on where a connection breaks.
+
+        ``after`` begins after the job with this index.
+        """
+        return self._iterate(batches.results(batch_id, after, self._do.retries))
+
+    def cancel_batch(self, batch_id: str) -> BatchCancelled:
+        """Calls off those of its jobs that are not final; the server goes on with what one request does not get to."""
+        return self._run(batches.cancel(batch_id, self._do.retries))
 
     def delete(self, job_id: str) -> None:
         """Deletes a final job with its pictures."""

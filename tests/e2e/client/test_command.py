@@ -75,6 +75,7 @@ def test_a_text_is_printed_as_it_is_made(run: Run) -> None:
     job_id = run("list", "--ids", "-n", "1").stdout.decode().strip()
     assert streamed == run("download", job_id).stdout.decode()
     assert "You wrote: What is a plantain?" in streamed
+    assert b"--timeout" in run("submit", "--stream", "--timeout", "5", "x", code=2).stderr
     failed = run("submit", "--stream", "[[sim:fault=400]]", code=1)
     assert failed.stdout == b""
     assert "invalid_request" in failed.stderr.decode()

@@ -16,6 +16,7 @@ from PIL import Image
 from sqlalchemy import text
 
 from shared.client import (
+    BatchTimeout,
     Conflict,
     DownloadFailed,
     NoAnswer,
@@ -91,6 +92,62 @@ class TestSubmit:
         job = await face("replay", str(source.id), {"priority": "batch"})
         assert (job.replay_of, job.priority) == (str(source.id), "batch")
         assert await count(database, project_id) == 2
+
+
+class TestBatches:
+    async def test_an_answer_that_is_lost_makes_no_second_batch(
+        self, face: Face, proxy: Proxy, database: Database, project_id: UUID
+    ) -> None:
+        proxy.break_after(0, 40)
+        jobs = [{"input": {"prompt": f"Number {number}"}} for number in range(3)]
+        batch = await face("submit_batch", iter(jobs), defaults={"kind": "text.generate"}, tags=["many"])
+        assert (batch.state, batch.total, batch.tags, batch.counts["queued"]) == ("running", 3, ("many",), 3)
+        assert await count(database, project_id) == 3
+        assert await face("batch", batch.id) == batch
+        with pytest.raises(BatchTimeout) as caught:
+            await face("wait_batch", batch.id, timeout=0)
+        assert caught.value.batch.id == batch.id
+
+    async def test_a_job_that_is_not_allowed_is_named(self, face: Face) -> None:
+        with pytest.raises(ValidationFailed) as caught:
+            await face("submit_batch", [{"kind": "text.generate", "input": INPUT}, {"kind": "text.generate"}])
+        assert [error.pointer for error in caught.value.errors] == ["/jobs/1/input"]
+
+    async def test_results_come_once_and_in_order_through_connections_that_break(
+        self, face: Face, proxy: Proxy, database: Database
+    ) -> None:
+        jobs = [{"kind": "text.generate", "input": INPUT, "metadata": {"row": str(n)}} for n in range(250)]
+        batch = await face("submit_batch", jobs)
+        async with database.transaction() as db:
+            await db.execute(
+                text("""
+                    UPDATE jobs SET state = 'succeeded', finished_at = now(), published_at = NULL,
+                        result = jsonb_build_object('text', repeat('🍌é', 100)) WHERE batch_id = :id
+                """),
+                {"id": batch.id},
+            )
+        proxy.break_after(0, 40, 30_000, 100_000, 1_000, 0)
+        proxy.cut()
+        results = await face.each("batch_results", batch.id)
+        assert [result.index for result in results] == list(range(250))
+        assert [result.metadata["row"] for result in results] == [str(number) for number in range(250)]
+        assert {(result.state, result.output.text) for result in results} == {("succeeded", "🍌é" * 100)}
+        assert [result.index for result in await face.each("batch_results", batch.id, after=247)] == [
+            248,
+            249,
+        ]
+        assert await face.each("batch_results", batch.id, after=249) == []
+
+    async def test_a_cancel_says_what_it_did(self, face: Face, proxy: Proxy) -> None:
+        batch = await face("submit_batch", [{"kind": "text.generate", "input": INPUT}] * 3)
+        done = await face("cancel_batch", batch.id)
+        assert (done.cancelled, done.cancel_requested, done.more) == (3, 0, False)
+        assert done.batch.counts["cancelled"] == 3
+        proxy.break_after(0)
+        proxy.cut()
+        assert (await face("cancel_batch", batch.id)).cancelled == 0
+        with pytest.raises(NotFound):
+            await face("cancel_batch", "no-such-batch")
 
 
 class TestErrors:

@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from shared import client
+from shared.batches import schemas as batches
 from shared.client import models
 from shared.events import schemas as events
 from shared.jobs import list_schemas as lists
@@ -94,6 +95,9 @@ def test_neither_face_has_more_than_the_other() -> None:
         (models.EventJob, events.EventJob),
         (models.Delta, events.DeltaView),
         (models.Upload, uploads.UploadView),
+        (models.Batch, batches.BatchView),
+        (models.BatchResult, batches.ResultLine),
+        (models.BatchCancelled, batches.BatchCancelled),
     ],
 )
 def test_the_models_have_the_servers_fields(ours: Any, theirs: type[BaseModel]) -> None:
@@ -106,6 +110,7 @@ def test_the_models_have_the_servers_fields(ours: Any, theirs: type[BaseModel]) 
     [
         (models.SubmitOptions, jobs.JobSubmit, {"kind", "model", "input"}),
         (models.JobFilter, lists.JobFilter, set()),
+        (models.BatchOptions, batches.BatchSubmit, {"jobs"}),
     ],
 )
 def test_what_can_be_said_is_what_the_server_takes(
