@@ -3,7 +3,7 @@
 import random
 import re
 import string
-from re import _parser  # type: ignore[attr-defined]
+from re import _parser  # type: ignore[attr-defined,unused-ignore]  # hypothesis imports it, too: then it is known
 from typing import Any
 
 _CLASSES = {
