@@ -1,9 +1,9 @@
 """How many deliveries may be under way, to each address and in all, pure.
 
-A lane is an endpoint, or one of a project's for the origins of its jobs' own addresses. One that is slow fills its own room and nobody else's. One
-that nothing has arrived at lately is tried with a single delivery at a time, and all such lanes together have half of
-the room: however many hang, the other half is for those that answer. One that asks to be left alone (429, 503 with
-Retry-After) is, by all its deliveries.
+A lane is an endpoint, or one of a project's for the origins of its jobs' own addresses. One that is slow fills its own
+room and nobody else's. One that nothing has arrived at lately is tried with a single delivery at a time, and all such
+lanes together have half of the room: however many hang, the other half is for those that answer. One that asks to be
+left alone (429, 503 with Retry-After) is, by all its deliveries.
 """
 
 from __future__ import annotations
