@@ -33,18 +33,19 @@ class Canceller:
         self._wakeups = wakeups
 
     async def cancel(self, project_id: UUID, batch_id: UUID, *, seconds: float) -> Found:
-        """Cancels jobs until none is left, or for so long."""
+        """Cancels jobs until none is left that nobody has locked, or for so long."""
         found, ends_at = Found(), time.monotonic() + seconds
         while True:
             async with self._database.transaction() as db:
                 ids = await queries.to_cancel(db, batch_id, limit=_JOBS_AT_ONCE)
-                changed = await jobs.cancel_many(db, project_id, ids) if ids else []
+                changed = await jobs.cancel_free(db, project_id, ids) if ids else []
             self._wakeups.changed([(project_id, row.id) for row in changed])
             running = [row.id for row in changed if row.state == State.RUNNING]
             await self._wakeups.cancels_requested(running)
             found.cancel_requested += len(running)
             found.cancelled += len(changed) - len(running)
-            if len(ids) < _JOBS_AT_ONCE:
+            found.more = len(changed) < len(ids)
+            if len(ids) < _JOBS_AT_ONCE or not changed:
                 return found
             if time.monotonic() > ends_at:
                 found.more = True

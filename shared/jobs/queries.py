@@ -273,12 +273,14 @@ _PRESENT = text("""
     WHERE jobs.state = 'running' AND jobs.attempt = r.number
 """)
 
-_CANCEL = text(f"""
+
+def _cancelling(locked: str = "") -> TextClause:
+    return text(f"""
     WITH j AS (
         SELECT id FROM jobs
         WHERE id = ANY(CAST(:ids AS uuid[])) AND project_id = :project_id AND state IN ('queued', 'running')
           AND cancel_requested_at IS NULL
-        ORDER BY id FOR UPDATE
+        ORDER BY id FOR UPDATE {locked}
     ), cancelled AS (
         UPDATE jobs SET cancel_requested_at = now(), version = version + 1,
             state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END,
@@ -294,6 +296,10 @@ _CANCEL = text(f"""
     )
     SELECT {VIEW} FROM cancelled j
 """)
+
+
+_CANCEL = _cancelling()
+_CANCEL_FREE = _cancelling("SKIP LOCKED")
 
 #: The most urgent first; among equals those that were tried least, so that no job is every probe of an outage.
 _URGENCY = "array_position(ARRAY['interactive', 'standard', 'batch'], priority), attempt - snoozes"
@@ -551,6 +557,11 @@ async def cancel(db: AsyncConnection, project_id: UUID, job_id: UUID) -> Row[Any
 async def cancel_many(db: AsyncConnection, project_id: UUID, ids: Sequence[UUID]) -> list[Row[Any]]:
     """Likewise for many; answers those that it changed."""
     return list(await db.execute(_CANCEL, {"ids": list(ids), "project_id": project_id}))
+
+
+async def cancel_free(db: AsyncConnection, project_id: UUID, ids: Sequence[UUID]) -> list[Row[Any]]:
+    """Likewise, but for those that somebody has locked: those are for another time."""
+    return list(await db.execute(_CANCEL_FREE, {"ids": list(ids), "project_id": project_id}))
 
 
 async def dispatch_due(db: AsyncConnection, *, limit: int) -> list[tuple[UUID, str]]:

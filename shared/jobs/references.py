@@ -54,7 +54,7 @@ async def _unfit_uploads(
     images: Sequence[InputImage | InputUpload],
     can: ImageCapabilities,
 ) -> list[FieldError]:
-    async with database.transaction() as db:
+    async with database.reading() as db:
         found = await uploads.find(db, project_id, [image.upload_id for image in wanted])
     errors = []
     total = sum(len(image.data) for image in images if isinstance(image, InputImage))

@@ -523,6 +523,22 @@ class TestCancel:
         late = (await client.post(made["cancel_url"])).json()
         assert (late["cancelled"], late["batch"]) == (0, done)
 
+    async def test_a_job_that_somebody_has_locked_keeps_no_other_from_its_end(
+        self, client: httpx.AsyncClient, database: Database, maintenance: Maintenance
+    ) -> None:
+        ended, made = await submit(client, 1), await submit(client, 250)
+        await end(database, ended["id"], State.SUCCEEDED)
+        async with database.transaction() as db:
+            locked = "SELECT id FROM jobs WHERE batch_id = :id ORDER BY id LIMIT 1 FOR UPDATE"
+            await db.execute(text(locked), {"id": made["id"]})
+            done = await client.post(made["cancel_url"])
+            assert done.status_code == 200, done.text
+            assert (done.json()["cancelled"], done.json()["more"]) == (249, True)
+            await maintenance.tend_batches()
+            assert (await client.get(ended["status_url"])).json()["state"] == "completed"
+        await maintenance.tend_batches()
+        assert (await client.get(made["status_url"])).json()["state"] == "completed"
+
     async def test_the_filter_of_the_cancel_of_many_knows_batches(self, client: httpx.AsyncClient) -> None:
         made, other = await submit(client, 2), await submit(client, 1)
         answer = await client.post("/api/v1/jobs/cancel", json={"filter": {"batch": made["id"]}})
