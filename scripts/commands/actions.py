@@ -122,6 +122,7 @@ def list_jobs(session: Session, parsed: Namespace) -> int:
         "priority": parsed.priority,
         "tag": parsed.tag,
         "metadata": dict(parsed.metadata),
+        "batch": parsed.batch,
         "created_after": parsed.after,
         "created_before": parsed.before,
         "q": parsed.search,

@@ -127,6 +127,7 @@ def _list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--priority", choices=["interactive", "standard", "batch"])
     parser.add_argument("--tag", action="append", default=[])
     parser.add_argument("--metadata", type=_pair, action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--batch", metavar="ID", help="came with this batch")
     parser.add_argument("--after", type=_time, metavar="TIME", help="created at this time or later")
     parser.add_argument("--before", type=_time, metavar="TIME", help="created before this time")
     parser.add_argument("--search", metavar="TEXT", help="stands in the prompt")

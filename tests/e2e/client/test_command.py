@@ -52,6 +52,8 @@ def test_ids_go_through_pipes(run: Run) -> None:
     job_id = submitted.stdout.decode().strip()
     assert submitted.stderr == b""
     assert run("list", "--tag", "piped", "--ids").stdout.decode() == f"{job_id}\n"
+    no_batch = "01988000-0000-7000-8000-000000000000"
+    assert run("list", "--tag", "piped", "--batch", no_batch).stdout == b""
     assert run("cancel", job_id).stdout.decode().startswith(f"{job_id}  cancel")
     watched = run("watch", job_id, code=1)
     assert watched.stdout == b""

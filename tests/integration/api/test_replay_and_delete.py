@@ -43,6 +43,16 @@ async def input_of(database: Database, job: dict[str, Any]) -> Any:
         ).scalar()
 
 
+async def webhook_of(database: Database, job: dict[str, Any]) -> tuple[Any, Any]:
+    async with database.transaction() as db:
+        row = (
+            await db.execute(
+                text("SELECT webhook_url, webhook_events FROM jobs WHERE id = :id"), {"id": UUID(job["id"])}
+            )
+        ).one()
+    return row[0], row[1]
+
+
 class TestReplay:
     async def test_without_a_body_it_is_the_same_job_again(
         self, client: httpx.AsyncClient, database: Database
@@ -69,6 +79,27 @@ class TestReplay:
         assert response.headers["location"] == job["status_url"]
         assert await input_of(database, job) == await input_of(database, source) == INPUT
         assert (await client.get(job["status_url"])).json()["replay_of"] == source["id"]
+
+    async def test_labels_and_webhooks_come_along(
+        self, client: httpx.AsyncClient, database: Database
+    ) -> None:
+        assert (await client.post("/api/v1/webhooks/job-secret")).is_success
+        told = {"webhook_url": "https://example.com/hook", "webhook_events": ["job.failed"]}
+        labels = {"tags": ["nightly"], "metadata": {"user": "42", "row": "7"}}
+        source = await made(client, input=INPUT, **told, **labels)
+        same = (await replay(client, source)).json()
+        quiet = (await replay(client, source, {"webhook_url": None, "metadata": {"row": None}})).json()
+        await client.post(source["cancel_url"])
+        many = await client.post("/api/v1/jobs/replay", json={"filter": {"state": ["cancelled"]}})
+        assert (many.status_code, many.json()["batch"]["total"]) == (202, 1)
+        of_batch = (await client.get(many.json()["batch"]["jobs_url"])).json()["items"][0]
+        for job in (same, of_batch):
+            assert (job["tags"], job["metadata"]) == (labels["tags"], labels["metadata"])
+            assert await webhook_of(database, job) == tuple(told.values())
+        assert (quiet["tags"], quiet["metadata"]) == (["nightly"], {"user": "42"})
+        assert await webhook_of(database, quiet) == (None, None)
+        found = await client.get("/api/v1/jobs", params={"tag": "nightly"})
+        assert len(found.json()["items"]) == 4
 
     async def test_changes_are_a_merge_patch(self, client: httpx.AsyncClient, database: Database) -> None:
         source = await made(client, input=INPUT, max_attempts=2)
