@@ -78,8 +78,7 @@ async def _replay_all(request: Request, wanted: JobsReplay, claim: Claim | None)
     """What was found, and the batch that was made of it; with a claim, this answer is kept."""
     services = services_of(request)
     async with services.body_bytes.room() as room:
-        if not wanted.dry_run:
-            await room.take(services.settings.max_body_bytes)
+        await room.take(services.settings.max_body_bytes)  # a dry run checks, and so holds, as much
         found = await services.replays.find(
             caller_of(request).project_id, wanted, request_id=request.scope["request_id"]
         )
@@ -116,8 +115,9 @@ async def replay(request: Request, job_id: JobId) -> Response:
     """Submits what the job asked for as a new one, whatever became of it; `replay_of` names it.
 
     The body, which may be left out, is a JSON merge patch (RFC 7396) of the submit: its fields replace those of the source,
-    also within `input`, and null takes one back to its default. Input pictures come along unless `input.input_images`
-    says otherwise. `scheduled_at`, `expires_at` and `webhook_url` are not carried over; the `kind` cannot change.
+    also within `input`, and null takes one back to its default. Tags and metadata come along, and input pictures unless
+    `input.input_images` says otherwise. `scheduled_at`, `expires_at` and `webhook_url` are not carried over; the `kind`
+    cannot change.
     """
     source = job_id_of(job_id)
     services = services_of(request)

@@ -17,10 +17,10 @@ from shared.jobs.schemas import JobSubmit
 from shared.jobs.service import not_found
 from shared.kinds.base import INPUT_URLS
 
-# Neither scheduled_at nor expires_at: those were times of then.
+# Neither scheduled_at nor expires_at: those were times of then. Nor webhook_url: who runs a job again may not be who was to be told.
 _COLUMNS = """
     kind, model, priority, input, max_attempts, timeout_seconds AS timeout, on_unknown, keep_seconds AS keep_for,
-    stream, tags, metadata, webhook_url, webhook_events
+    stream, tags, metadata
 """
 _SOURCE = text(f"SELECT {_COLUMNS} FROM jobs WHERE id = :id AND project_id = :project_id")
 _SOURCES = text(f"""
@@ -98,8 +98,6 @@ def changed(request: dict[str, Any], changes: Any) -> Any:
         raise ValidationFailed("The job is not allowed; errors names each field.", errors=errors)
     result = _patched(request, changes)
     if isinstance(changes, dict):
-        if changes.get("webhook_url", "") is None and "webhook_events" not in changes:
-            result.pop("webhook_events", None)  # which go with it: nobody has said them
         # A field that there is none of stays, for the validation to refuse: a misspelt one must not look like no change.
         result |= dict.fromkeys(changes.keys() - JobSubmit.model_fields.keys())
     return result
