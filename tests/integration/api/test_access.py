@@ -47,7 +47,11 @@ async def test_without_a_key(anonymous: httpx.AsyncClient, header: str | None) -
     assert "Authorization: Bearer" in body["detail"]
 
 
-@pytest.mark.parametrize("key", ["abc", "pln_abc", new_key(), new_key() + "x", "\udcff", "x" * 100_000])
+@pytest.mark.parametrize(
+    "key",
+    ["abc", "pln_abc", new_key(), new_key() + "x", "\udcff", "x" * 100_000],
+    ids=["no key", "short", "unknown", "too long", "no UTF-8", "endless"],
+)
 async def test_a_key_that_is_none(anonymous: httpx.AsyncClient, key: str) -> None:
     headers = {b"Authorization": b"Bearer " + key.encode("utf-8", "surrogateescape")}
     response = await anonymous.get("/api/v1/jobs", headers=headers)
