@@ -1,7 +1,9 @@
 """scripts/test: what CI runs. With arguments, only pytest with these arguments."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from scripts import steps
 from scripts.process import ROOT
@@ -23,19 +25,34 @@ project's folder.
 """
 #: What an option of ours stands for: pytest's own arguments.
 OPTIONS = {"--faults": ["tests/e2e/faults"], "--contract": ["tests/contract/api", "-rP"]}
-#: All tests, with the coverage that pyproject.toml asks for, and the slowest by name.
-EVERYTHING = ["--cov", "--cov-report=term", "--durations=10"]
+#: More than half of a test's time is waiting, so several run at once; those of one file one after the other. Whole stacks, whose
+#: processes are killed at moments that count, run by themselves. Coverage is judged at the end of all.
+AT_ONCE = [
+    "-q",
+    "-n",
+    str(min(8, 2 * (os.cpu_count() or 2))),
+    "--dist",
+    "loadfile",
+    "--cov",
+    "--cov-report=",
+    "--cov-fail-under=0",
+]
+IN_TURN = ["--cov", "--cov-append", "--cov-report=term"]
+EVERYTHING = (
+    [*AT_ONCE, "--durations=10", "tests/unit", "tests/integration", "tests/contract"],
+    [*IN_TURN, "--durations=10", "tests/e2e"],
+)
 
 
 def main(arguments: list[str]) -> int:
     if arguments in (["-h"], ["--help"]):
         print(HELP, end="")
         return 0
-    if not arguments:
-        checked = steps.run_checks(Terminal())
-        arguments = EVERYTHING
-    else:
-        checked = True
-        arguments = [word for argument in arguments for word in OPTIONS.get(argument, [argument])]
-    tested = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
-    return tested or int(not checked)
+    if arguments:
+        return _pytest([word for argument in arguments for word in OPTIONS.get(argument, [argument])])
+    failed = [not steps.run_checks(Terminal()), *map(_pytest, EVERYTHING)]
+    return int(any(failed))
+
+
+def _pytest(arguments: Sequence[str]) -> int:
+    return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
