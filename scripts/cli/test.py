@@ -39,7 +39,7 @@ AT_ONCE = [
 ]
 IN_TURN = ["--cov", "--cov-append", "--cov-report=term"]
 EVERYTHING = (
-    [*AT_ONCE, "--durations=10", "tests/unit", "tests/integration", "tests/contract"],
+    [*AT_ONCE, "--durations=10", "tests", "--ignore=tests/e2e"],
     [*IN_TURN, "--durations=10", "tests/e2e"],
 )
 
