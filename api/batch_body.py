@@ -81,6 +81,7 @@ class Reader:
                 intake = await self._read_lines(project_id)
             else:
                 intake = await self._read_object(project_id)
+            await intake.settle(self.jobs)
         if not intake.total and not intake.errors:
             raise _refused(FieldError("/jobs", "too_short", "has no job; at least one is needed"))
         return intake

@@ -24,6 +24,14 @@ _REFER = text("""
     WHERE id = :upload_id AND project_id = :project_id AND completed_at IS NOT NULL
     FOR KEY SHARE
 """)
+_REFER_ALL = text("""
+    INSERT INTO artifacts (id, project_id, job_id, role, position, media_type, byte_size, sha256, width, height, upload_id)
+    SELECT n.id, u.project_id, n.job_id, 'input', n.position, u.media_type, u.byte_size, u.sha256, u.width, u.height, u.id
+    FROM unnest(
+        CAST(:ids AS uuid[]), CAST(:jobs AS uuid[]), CAST(:positions AS smallint[]), CAST(:uploads AS uuid[])
+    ) AS n (id, job_id, position, upload_id)
+    JOIN uploads u ON u.id = n.upload_id AND u.project_id = :project_id AND u.completed_at IS NOT NULL
+""")
 _INPUTS = text("""
     SELECT id, position, media_type, byte_size, width, height, upload_id FROM artifacts WHERE job_id = :job_id AND role = 'input' ORDER BY position
 """)
@@ -81,6 +89,26 @@ async def refer(
         "upload_id": upload_id,
     }
     return (await db.execute(_REFER, parameters)).rowcount == 1
+
+
+async def refer_all(
+    db: AsyncConnection, project_id: UUID, references: Sequence[tuple[UUID, UUID, int, UUID]]
+) -> None:
+    """Likewise many: id of the artifact, job, position and upload of each.
+
+    The transaction must hold all of the uploads (``uploads.queries.hold``).
+    """
+    ids, jobs, positions, uploads = map(list, zip(*references, strict=True))
+    parameters = {
+        "ids": ids,
+        "jobs": jobs,
+        "positions": positions,
+        "uploads": uploads,
+        "project_id": project_id,
+    }
+    written = (await db.execute(_REFER_ALL, parameters)).rowcount
+    if written != len(references):
+        raise RuntimeError(f"{len(references) - written} uploads were not held, and are gone")
 
 
 async def find(db: AsyncConnection, project_id: UUID, artifact_id: UUID) -> Row[Any] | None:

@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 from shared.batches.schemas import BatchOptions
 from shared.errors import MAX_ERRORS, AppError, FieldError, ValidationFailed, field_errors
 from shared.jobs.drafts import Draft
+from shared.jobs.references import Named
 from shared.jobs.schemas import JobSubmit
 from shared.jobs.service import JobService
 from shared.jobs.status import Priority
@@ -24,6 +25,8 @@ from shared.kinds.base import InputImage, InputUpload
 _CHUNK_JOBS = 500
 _CHUNK_BYTES = 1_000_000
 _MAX_LABELS = 16
+#: Pictures that are looked up in one statement at most, but for those of its last job: a few milliseconds.
+_CHUNK_NAMED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,19 @@ class Place:
         """The same error as one of the whole body."""
         prefix = "" if self.line else f"/jobs/{self.index}"
         return replace(error, pointer=prefix + error.pointer, index=self.index, line=self.line)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A job's picture that is an upload."""
+
+    job_id: UUID
+    image: InputUpload
+    #: None: the job does not stand in the request.
+    place: Place | None
+
+    def of(self, error: FieldError) -> FieldError:
+        return self.place.of(error) if self.place else error
 
 
 @dataclass(slots=True)
@@ -58,7 +74,12 @@ class Intake:
     jobs: list[tuple[UUID, str]] = field(default_factory=list)
     #: Bytes that all of it takes.
     size: int = 0
-    pictures: list[tuple[UUID, Sequence[InputImage | InputUpload]]] = field(default_factory=list)
+    #: The jobs that came with pictures, and those pictures.
+    pictures: list[tuple[UUID, Sequence[InputImage]]] = field(default_factory=list)
+    uploads: list[Reference] = field(default_factory=list)
+    #: Jobs that were kept and whose references are not looked up yet, and how many these are.
+    _pending: list[tuple[Place, Named]] = field(default_factory=list, repr=False)
+    _named: int = 0
     #: Lists of jobs as JSON, each without its end, and how many jobs stand in the last one.
     _chunks: deque[bytearray] = field(default_factory=deque, repr=False)
     _in_last: int = 0
@@ -77,33 +98,69 @@ class Intake:
         """Nobody is told of more: what else comes need not be checked."""
         return len(self.errors) > MAX_ERRORS
 
-    async def draft(self, service: JobService, job: Any, *, replay_of: UUID | None = None) -> Draft:
-        """One job as it would be stored.
+    async def draft(
+        self,
+        service: JobService,
+        job: Any,
+        *,
+        replay_of: UUID | None = None,
+        put_off: list[Named] | None = None,
+    ) -> Draft:
+        """One job as it would be stored; see ``JobService.draft``.
 
         Raises:
             ValidationFailed: something in it is not allowed.
         """
         return await service.draft(
-            self.project_id, self._submit(job), replay_of=replay_of, request_id=self.request_id
+            self.project_id,
+            self._submit(job),
+            replay_of=replay_of,
+            request_id=self.request_id,
+            put_off=put_off,
         )
 
     async def take(self, service: JobService, job: Any, place: Place) -> None:
-        """Checks one job; what is wrong with it is one of ``errors``."""
+        """Checks one job; what is wrong with it is one of ``errors``, what it names by the next ``settle`` at the latest."""
+        named: list[Named] = []
         try:
-            draft = await self.draft(service, job)
+            draft = await self.draft(service, job, put_off=named)
         except AppError as error:
             self.refuse(place, *(error.errors or [FieldError("", error.code, error.detail)]))
         else:
-            self.keep(draft, place.index)
+            self.keep(draft, place.index, place)
+            for each in named:
+                self._pending.append((place, each))
+                self._named += max(1, len(each.uploads))
+            if self._named >= _CHUNK_NAMED:
+                await self.settle(service)
+
+    async def settle(self, service: JobService) -> None:
+        """Looks up what the jobs name that were taken since the last time; needed after the last job."""
+        pending, self._pending, self._named = self._pending, [], 0
+        if not pending:
+            return
+        unfit = await service.unfit(self.project_id, [named for _, named in pending])
+        late = [
+            place.of(error) for (place, _), errors in zip(pending, unfit, strict=True) for error in errors
+        ]
+        if late:
+            # Jobs after these may have been refused already: the errors are told in the order of the jobs.
+            self.errors = sorted([*self.errors, *late], key=lambda error: error.index or 0)[: MAX_ERRORS + 1]
+            self._let_go()
 
     def refuse(self, place: Place, *errors: FieldError) -> None:
         """Notes what is wrong with a job, and lets go of those that were kept."""
         self.errors += map(place.of, errors[: MAX_ERRORS + 1 - len(self.errors)])
+        self._let_go()
+
+    def _let_go(self) -> None:
         self.jobs.clear()
         self.pictures.clear()
+        self.uploads.clear()
         self._chunks.clear()
 
-    def keep(self, draft: Draft, index: int) -> None:
+    def keep(self, draft: Draft, index: int, place: Place | None = None) -> None:
+        """Args: place: where it stands in the request; None: it does not."""
         if self.errors:
             return
         row = draft.row
@@ -112,9 +169,19 @@ class Intake:
         row |= {"batch_id": self.id, "batch_index": index}
         self._write(orjson.dumps(row))
         self.jobs.append((row["id"], row["queue"]))
-        self.size += sum(len(image.data) for image in draft.images if isinstance(image, InputImage))
         if draft.images:
-            self.pictures.append((row["id"], draft.images))
+            self._keep_images(row["id"], draft.images, place)
+
+    def _keep_images(
+        self, job_id: UUID, images: Sequence[InputImage | InputUpload], place: Place | None
+    ) -> None:
+        inline = [image for image in images if isinstance(image, InputImage)]
+        if inline:
+            self.size += sum(len(image.data) for image in inline)
+            self.pictures.append((job_id, inline))
+        self.uploads += [
+            Reference(job_id, image, place) for image in images if isinstance(image, InputUpload)
+        ]
 
     def chunks(self) -> Iterator[str]:
         """All jobs as ``queries.submit_of_batch`` takes them, so many in a statement. Each is let go of."""

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
+
+from sqlalchemy import Row
 
 from shared.addresses import Policy, RefusedUrlError, parse
 from shared.db import Database
 from shared.errors import FieldError, ValidationFailed
 from shared.kinds.base import INPUT_URLS, Accepted, InputImage, InputUpload
-from shared.providers.catalog import ImageCapabilities, ModelSpec
+from shared.providers.catalog import ModelSpec
 from shared.uploads import queries as uploads
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What one job's input names, to be looked at by itself or together with that of other jobs."""
+
+    model: ModelSpec
+    uploads: Sequence[InputUpload]
+    #: Of the pictures that came along.
+    inline_bytes: int
+    #: URLs that may not be called.
+    refused: Sequence[FieldError]
+
+
+def named(policy: Policy, model: ModelSpec, accepted: Accepted) -> Named:
+    """Looks at the URLs; nothing is fetched, and no upload looked up."""
+    return Named(
+        model,
+        [image for image in accepted.images if isinstance(image, InputUpload)],
+        sum(len(image.data) for image in accepted.images if isinstance(image, InputImage)),
+        _refused_urls(accepted, policy),
+    )
 
 
 async def check(
@@ -21,13 +47,19 @@ async def check(
     Raises:
         ValidationFailed: an upload is not there or not fit for the model, or a URL may not be called.
     """
-    errors = _refused_urls(accepted, policy)
-    wanted = [image for image in accepted.images if isinstance(image, InputUpload)]
-    if wanted:
-        assert model.image is not None
-        errors += await _unfit_uploads(database, project_id, wanted, accepted.images, model.image)
+    [errors] = await check_all(database, project_id, [named(policy, model, accepted)])
     if errors:
         raise ValidationFailed(f"The input is not possible with {model.alias}.", errors=errors)
+
+
+async def check_all(database: Database, project_id: UUID, inputs: Sequence[Named]) -> list[list[FieldError]]:
+    """What is wrong with each of these inputs. Their uploads are looked up in one statement, each once."""
+    ids = {image.upload_id for each in inputs for image in each.uploads}
+    found: dict[UUID, Row[Any]] = {}
+    if ids:
+        async with database.reading() as db:
+            found = await uploads.find(db, project_id, list(ids))
+    return [[*each.refused, *_unfit_uploads(each, found)] for each in inputs]
 
 
 def no_upload(images: Sequence[InputUpload]) -> ValidationFailed:
@@ -47,18 +79,14 @@ def _refused_urls(accepted: Accepted, policy: Policy) -> list[FieldError]:
     return errors
 
 
-async def _unfit_uploads(
-    database: Database,
-    project_id: UUID,
-    wanted: Sequence[InputUpload],
-    images: Sequence[InputImage | InputUpload],
-    can: ImageCapabilities,
-) -> list[FieldError]:
-    async with database.reading() as db:
-        found = await uploads.find(db, project_id, [image.upload_id for image in wanted])
+def _unfit_uploads(named: Named, found: dict[UUID, Row[Any]]) -> list[FieldError]:
+    if not named.uploads:
+        return []
+    assert named.model.image is not None
+    can = named.model.image
     errors = []
-    total = sum(len(image.data) for image in images if isinstance(image, InputImage))
-    for image in wanted:
+    total = named.inline_bytes
+    for image in named.uploads:
         row = found.get(image.upload_id)
         if row is None:
             errors.append(_missing(image))

@@ -16,13 +16,14 @@ from shared.checkpoints import checkpoint
 from shared.coalesce import Coalescer
 from shared.config import Settings
 from shared.db import Database, is_unavailable, within
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, FieldError, NotFound
 from shared.events.types import ENDINGS
 from shared.idempotency.claim import Answer, AnswerOf, Claim
 from shared.jobs import queries, references, retention
 from shared.jobs.acceptance import accept, accept_stream, resolve
 from shared.jobs.drafts import Draft, Keyed, KeyedSubmits, digests_of, store_with_images
 from shared.jobs.queries import NewJob
+from shared.jobs.references import Named
 from shared.jobs.schemas import JobSubmit
 from shared.jobs.status import FINAL, State
 from shared.kinds.base import Accepted, Kind
@@ -88,10 +89,12 @@ class JobService:
         *,
         replay_of: UUID | None = None,
         request_id: str | None = None,
+        put_off: list[Named] | None = None,
     ) -> Draft:
         """The job as it would be stored.
 
         Args:
+            put_off: gets what the input names, to be checked with that of other jobs (``unfit``); None: it is checked now.
             request_id: names the request that asks for it.
             replay_of: the job that this one repeats.
 
@@ -104,12 +107,19 @@ class JobService:
         warnings = accept_stream(model, self._settings) if job.stream else None
         accepted = await accept(kind, model, job.input, max_prompt_chars=self._settings.max_prompt_chars)
         if accepted.refers:
-            checks = references.check(self._database, self._outbound, project_id, model, accepted)
-            await within(self._patience, checks)
+            if put_off is None:
+                checks = references.check(self._database, self._outbound, project_id, model, accepted)
+                await within(self._patience, checks)
+            else:
+                put_off.append(references.named(self._outbound, model, accepted))
         row = self._row(project_id, job, kind, model, accepted, replay_of, request_id)
         if warnings is not None:
             row |= {"stream": True, "warnings": [*accepted.warnings, *warnings]}
         return Draft(row, accepted.images)
+
+    async def unfit(self, project_id: UUID, inputs: Sequence[Named]) -> list[list[FieldError]]:
+        """What is wrong with what each of these inputs names; all of it is looked up in one statement."""
+        return await within(self._patience, references.check_all(self._database, project_id, inputs))
 
     async def submit_keyed(self, draft: Draft, claim: Claim, answer_of: AnswerOf) -> tuple[NewJob, Answer]:
         """Stores a draft together with the answer under its idempotency key, then tells the workers.

@@ -32,6 +32,12 @@ _FIND = text("""
 _LOCK = text(
     "SELECT id FROM uploads WHERE id = :id AND project_id = :project_id AND completed_at IS NOT NULL FOR UPDATE"
 )
+# Rows are locked in the order of ids: of two that want some of the same, one waits for the other and never both.
+_HOLD = text("""
+    SELECT id FROM uploads
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND project_id = :project_id AND completed_at IS NOT NULL
+    ORDER BY id FOR KEY SHARE
+""")
 _USER = text("SELECT job_id FROM artifacts WHERE upload_id = :id LIMIT 1")
 _DELETE = text("DELETE FROM uploads WHERE id = :id")
 # Whoever is about to refer to one holds a lock on its row, which is passed over.
@@ -82,6 +88,11 @@ async def lock(db: AsyncConnection, project_id: UUID, upload_id: UUID) -> bool:
     """Keeps jobs from referring to it until the transaction ends. False: there is none."""
     found = await db.execute(_LOCK, {"id": upload_id, "project_id": project_id})
     return found.first() is not None
+
+
+async def hold(db: AsyncConnection, project_id: UUID, ids: Sequence[UUID]) -> set[UUID]:
+    """Keeps these from going until the transaction ends; answers which of them there are."""
+    return {row.id for row in await db.execute(_HOLD, {"ids": list(ids), "project_id": project_id})}
 
 
 async def user_of(db: AsyncConnection, upload_id: UUID) -> UUID | None:
