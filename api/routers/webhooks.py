@@ -160,7 +160,7 @@ async def get(request: Request, webhook_id: WebhookId) -> Response:
     response_model=WebhookView,
     summary="Change, pause or resume a webhook",
     responses=answers(400, 401, 403, 404, 408, 413, 415, 422, 503),
-    openapi_extra=json_body("WebhookUpdate", {"paused": True}, required=False),
+    openapi_extra=json_body("WebhookUpdate", {"paused": True}),
 )
 async def update(request: Request, webhook_id: WebhookId) -> Response:
     """What is left out stays. Another `url` gets what is not delivered yet, too.

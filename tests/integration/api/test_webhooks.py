@@ -62,6 +62,12 @@ async def test_its_life(client: httpx.AsyncClient) -> None:
     assert changed == expected
     # What is left out stays.
     assert (await client.patch(where, json={})).json() | {"updated_at": 0} == expected | {"updated_at": 0}
+    # An object that says nothing is one; no body at all is more likely a mistake.
+    problem(await client.patch(where), 415, "unsupported_media_type")
+    empty = await client.patch(where, headers={"Content-Type": "application/json"})
+    assert "The body is empty" in problem(empty, 400, "invalid_json")["detail"]
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert paths["/api/v1/webhooks/{webhook_id}"]["patch"]["requestBody"]["required"] is True
 
     assert (await client.delete(where)).status_code == 204
     problem(await client.get(where), 404, "webhook_not_found")
