@@ -7,7 +7,6 @@ done, and the reconciler rings again.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections import defaultdict
@@ -20,6 +19,7 @@ from kombu.entity import Exchange, Queue
 from kombu.utils.scheduling import round_robin_cycle
 from redis.asyncio import Redis
 
+from shared.batched import batched
 from shared.config import Settings
 from shared.envelope import Envelope
 from shared.outage import reason
@@ -129,7 +129,7 @@ class Doorbell:
     async def ring(self, jobs: Iterable[tuple[UUID, str]]) -> list[UUID]:
         """Sends messages about jobs, by id and queue; answers the ids of those not known to be sent within the timeout."""
         unsent: list[UUID] = []
-        for batch in _batched(jobs, _MESSAGES_AT_ONCE):
+        for batch in batched(jobs, _MESSAGES_AT_ONCE):
             if not await self._send(batch):
                 unsent += [job_id for job_id, _ in batch]
         return unsent
@@ -175,9 +175,3 @@ class Doorbell:
         if queue not in self._envelopes:
             self._envelopes[queue] = Envelope(self._app, queue)
         return self._envelopes[queue]
-
-
-def _batched(jobs: Iterable[tuple[UUID, str]], size: int) -> Iterable[tuple[tuple[UUID, str], ...]]:
-    iterator = iter(jobs)
-    while batch := tuple(itertools.islice(iterator, size)):
-        yield batch

@@ -20,12 +20,6 @@ _FIND = text("SELECT * FROM artifacts WHERE id = :id AND project_id = :project_i
 # The lock keeps the upload until the reference can be seen.
 _REFER = text("""
     INSERT INTO artifacts (id, project_id, job_id, role, position, media_type, byte_size, sha256, width, height, upload_id)
-    SELECT :id, project_id, :job_id, 'input', :position, media_type, byte_size, sha256, width, height, id FROM uploads
-    WHERE id = :upload_id AND project_id = :project_id AND completed_at IS NOT NULL
-    FOR KEY SHARE
-""")
-_REFER_ALL = text("""
-    INSERT INTO artifacts (id, project_id, job_id, role, position, media_type, byte_size, sha256, width, height, upload_id)
     SELECT n.id, u.project_id, n.job_id, 'input', n.position, u.media_type, u.byte_size, u.sha256, u.width, u.height, u.id
     FROM unnest(
         CAST(:ids AS uuid[]), CAST(:jobs AS uuid[]), CAST(:positions AS smallint[]), CAST(:uploads AS uuid[])
@@ -78,23 +72,9 @@ async def insert(
 
 
 async def refer(
-    db: AsyncConnection, *, artifact_id: UUID, project_id: UUID, job_id: UUID, position: int, upload_id: UUID
-) -> bool:
-    """Writes an input artifact whose bytes are an upload's. False: the project has no such upload."""
-    parameters = {
-        "id": artifact_id,
-        "project_id": project_id,
-        "job_id": job_id,
-        "position": position,
-        "upload_id": upload_id,
-    }
-    return (await db.execute(_REFER, parameters)).rowcount == 1
-
-
-async def refer_all(
     db: AsyncConnection, project_id: UUID, references: Sequence[tuple[UUID, UUID, int, UUID]]
 ) -> None:
-    """Likewise many: id of the artifact, job, position and upload of each.
+    """Writes input artifacts whose bytes are those of uploads: id of the artifact, job, position and upload of each.
 
     The transaction must hold all of the uploads (``uploads.queries.hold``).
     """
@@ -106,7 +86,7 @@ async def refer_all(
         "uploads": uploads,
         "project_id": project_id,
     }
-    written = (await db.execute(_REFER_ALL, parameters)).rowcount
+    written = (await db.execute(_REFER, parameters)).rowcount
     if written != len(references):
         raise RuntimeError(f"{len(references) - written} uploads were not held, and are gone")
 

@@ -104,7 +104,7 @@ class Intake:
         job: Any,
         *,
         replay_of: UUID | None = None,
-        put_off: list[Named] | None = None,
+        look_up: bool = True,
     ) -> Draft:
         """One job as it would be stored; see ``JobService.draft``.
 
@@ -116,21 +116,20 @@ class Intake:
             self._submit(job),
             replay_of=replay_of,
             request_id=self.request_id,
-            put_off=put_off,
+            look_up=look_up,
         )
 
     async def take(self, service: JobService, job: Any, place: Place) -> None:
         """Checks one job; what is wrong with it is one of ``errors``, what it names by the next ``settle`` at the latest."""
-        named: list[Named] = []
         try:
-            draft = await self.draft(service, job, put_off=named)
+            draft = await self.draft(service, job, look_up=False)
         except AppError as error:
             self.refuse(place, *(error.errors or [FieldError("", error.code, error.detail)]))
-        else:
-            self.keep(draft, place.index, place)
-            for each in named:
-                self._pending.append((place, each))
-                self._named += max(1, len(each.uploads))
+            return
+        self.keep(draft, place.index, place)
+        if draft.unchecked is not None:
+            self._pending.append((place, draft.unchecked))
+            self._named += max(1, len(draft.unchecked.uploads))
             if self._named >= _CHUNK_NAMED:
                 await self.settle(service)
 
@@ -170,18 +169,14 @@ class Intake:
         self._write(orjson.dumps(row))
         self.jobs.append((row["id"], row["queue"]))
         if draft.images:
-            self._keep_images(row["id"], draft.images, place)
+            self._keep_images(draft, place)
 
-    def _keep_images(
-        self, job_id: UUID, images: Sequence[InputImage | InputUpload], place: Place | None
-    ) -> None:
-        inline = [image for image in images if isinstance(image, InputImage)]
-        if inline:
+    def _keep_images(self, draft: Draft, place: Place | None) -> None:
+        job_id = draft.row["id"]
+        if inline := draft.inline:
             self.size += sum(len(image.data) for image in inline)
             self.pictures.append((job_id, inline))
-        self.uploads += [
-            Reference(job_id, image, place) for image in images if isinstance(image, InputUpload)
-        ]
+        self.uploads += [Reference(job_id, image, place) for image in draft.uploads]
 
     def chunks(self) -> Iterator[str]:
         """All jobs as ``queries.submit_of_batch`` takes them, so many in a statement. Each is let go of."""

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import orjson
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
-from uuid_utils.compat import uuid7
 
-from shared.artifacts import queries as artifacts
 from shared.batches import queries
 from shared.batches.cancel import Canceller, Found
 from shared.batches.intake import Intake, Reference
@@ -29,12 +27,11 @@ from shared.errors import MAX_ERRORS, NotFound, ValidationFailed
 from shared.idempotency import queries as idempotency
 from shared.idempotency.claim import Answer, Claim
 from shared.jobs import queries as jobs
+from shared.jobs import references
 from shared.jobs.drafts import digests_of, store_images
-from shared.jobs.references import no_upload
 from shared.jobs.search import Position
 from shared.jobs.service import JobService
 from shared.jobs.status import State
-from shared.uploads import queries as uploads
 from shared.wakeups import Wakeups
 
 #: How old counts may be, in seconds. However many ask, a batch of 10,000 jobs is counted so often and no more.
@@ -45,10 +42,6 @@ _SLOWEST = 500
 #: A cancel goes on for so long in its request; beat does the rest.
 _CANCEL_SECONDS = 5.0
 _FIRST = UUID(int=0)
-#: Uploads that one statement holds, and references that one inserts, at most.
-_CHUNK_REFERENCES = 1000
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,32 +229,15 @@ class BatchService:
         return counts
 
 
-async def _refer(db: AsyncConnection, project_id: UUID, references: Sequence[Reference]) -> None:
-    """Notes which uploads the jobs use. All are held first, in the order of ids, so that none can go meanwhile.
-
-    Raises:
-        ValidationFailed: some went since they were looked up.
-    """
-    ids = sorted({reference.image.upload_id for reference in references})
-    held: set[UUID] = set()
-    for some in _in_parts(ids):
-        held |= await uploads.hold(db, project_id, some)
-    if len(held) < len(ids):
-        gone = (reference for reference in references if reference.image.upload_id not in held)
+async def _refer(db: AsyncConnection, project_id: UUID, wanted: Sequence[Reference]) -> None:
+    """Raises: ValidationFailed: uploads went since they were looked up."""
+    gone = await references.refer(db, project_id, [(each.job_id, each.image) for each in wanted])
+    if gone:
+        errors = (each.of(references.missing(each.image)) for each in wanted if each.image.upload_id in gone)
         raise ValidationFailed(
             "The batch names uploads that are not there, and none of its jobs was stored.",
-            errors=[
-                reference.of(no_upload([reference.image]).errors[0])
-                for reference in islice(gone, MAX_ERRORS + 1)
-            ],
+            errors=list(islice(errors, MAX_ERRORS + 1)),
         )
-    for part in _in_parts(references):
-        rows = [(uuid7(), each.job_id, each.image.position, each.image.upload_id) for each in part]
-        await artifacts.refer_all(db, project_id, rows)
-
-
-def _in_parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    return (items[start : start + _CHUNK_REFERENCES] for start in range(0, len(items), _CHUNK_REFERENCES))
 
 
 #: Jobs by state, and what they cost.

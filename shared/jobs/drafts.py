@@ -15,11 +15,12 @@ from shared.artifacts import queries as artifacts
 from shared.checkpoints import checkpoint
 from shared.coalesce import Coalescer
 from shared.db import Database, is_unavailable, within
+from shared.errors import ValidationFailed
 from shared.idempotency import queries as idempotency
 from shared.idempotency.claim import Answer, AnswerOf, Claim
-from shared.jobs import queries
+from shared.jobs import queries, references
 from shared.jobs.queries import NewJob
-from shared.jobs.references import no_upload
+from shared.jobs.references import Named
 from shared.kinds.base import InputImage, InputUpload
 
 
@@ -29,6 +30,17 @@ class Draft:
 
     row: dict[str, Any]
     images: Sequence[InputImage | InputUpload] = ()
+    #: What the input names and nobody has looked up yet.
+    unchecked: Named | None = None
+
+    @property
+    def inline(self) -> list[InputImage]:
+        """The pictures whose bytes came along."""
+        return [image for image in self.images if isinstance(image, InputImage)]
+
+    @property
+    def uploads(self) -> list[InputUpload]:
+        return [image for image in self.images if isinstance(image, InputUpload)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +78,18 @@ class KeyedSubmits:
             return await _keep(db, batch, [stored[keyed.draft.row["id"]] for keyed in batch])
 
     async def _store_with_images(self, keyed: Keyed) -> tuple[NewJob, Answer]:
-        digests = await digests_of(keyed.draft.images)
+        digests = await digests_of(keyed.draft.inline)
         async with self._database.transaction() as db:
             row = await store_with_images(db, keyed.draft, digests)
             (kept,) = await _keep(db, [keyed], [row])
         return kept
 
 
-async def digests_of(images: Sequence[InputImage | InputUpload]) -> list[bytes]:
-    """SHA-256 of each picture, worked out on a thread: before a transaction begins, not in it. An upload's is known."""
-    return await asyncio.to_thread(
-        lambda: [
-            artifacts.digest_of(image.data) if isinstance(image, InputImage) else b"" for image in images
-        ]
-    )
+async def digests_of(images: Sequence[InputImage]) -> list[bytes]:
+    """SHA-256 of each picture, worked out on a thread: before a transaction begins, not in it."""
+    if not images:
+        return []
+    return await asyncio.to_thread(lambda: [artifacts.digest_of(image.data) for image in images])
 
 
 async def store_with_images(db: AsyncConnection, draft: Draft, digests: Sequence[bytes]) -> NewJob:
@@ -90,7 +100,14 @@ async def store_with_images(db: AsyncConnection, draft: Draft, digests: Sequence
     """
     job_id = draft.row["id"]
     stored = (await queries.submit(db, [draft.row]))[job_id]
-    await store_images(db, draft.row["project_id"], job_id, draft.images, digests)
+    project_id = draft.row["project_id"]
+    await store_images(db, project_id, job_id, draft.inline, digests)
+    gone = await references.refer(db, project_id, [(job_id, image) for image in draft.uploads])
+    if gone:
+        raise ValidationFailed(
+            "The input names an upload that is not there.",
+            errors=[references.missing(image) for image in draft.uploads if image.upload_id in gone],
+        )
     return stored
 
 
@@ -98,23 +115,11 @@ async def store_images(
     db: AsyncConnection,
     project_id: UUID,
     job_id: UUID,
-    images: Sequence[InputImage | InputUpload],
+    images: Sequence[InputImage],
     digests: Sequence[bytes],
 ) -> None:
-    """Inserts the pictures that come with a job; see ``store_with_images``."""
+    """Inserts the pictures whose bytes came with a job."""
     for image, digest in zip(images, digests, strict=True):
-        if isinstance(image, InputUpload):
-            found = await artifacts.refer(
-                db,
-                artifact_id=uuid7(),
-                project_id=project_id,
-                job_id=job_id,
-                position=image.position,
-                upload_id=image.upload_id,
-            )
-            if not found:
-                raise no_upload([image])
-            continue
         await artifacts.insert(
             db,
             artifact_id=uuid7(),

@@ -8,13 +8,20 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+from uuid_utils.compat import uuid7
 
 from shared.addresses import Policy, RefusedUrlError, parse
+from shared.artifacts import queries as artifacts
+from shared.batched import batched
 from shared.db import Database
 from shared.errors import FieldError, ValidationFailed
 from shared.kinds.base import INPUT_URLS, Accepted, InputImage, InputUpload
 from shared.providers.catalog import ModelSpec
 from shared.uploads import queries as uploads
+
+#: Uploads that one statement holds, and references that one inserts, at most.
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +46,15 @@ def named(policy: Policy, model: ModelSpec, accepted: Accepted) -> Named:
     )
 
 
-async def check(
-    database: Database, policy: Policy, project_id: UUID, model: ModelSpec, accepted: Accepted
-) -> None:
-    """Looks the uploads up, and at the URLs; nothing is fetched.
+async def check(database: Database, project_id: UUID, named: Named) -> None:
+    """Looks the uploads up; nothing is fetched.
 
     Raises:
         ValidationFailed: an upload is not there or not fit for the model, or a URL may not be called.
     """
-    [errors] = await check_all(database, project_id, [named(policy, model, accepted)])
+    [errors] = await check_all(database, project_id, [named])
     if errors:
-        raise ValidationFailed(f"The input is not possible with {model.alias}.", errors=errors)
+        raise ValidationFailed(f"The input is not possible with {named.model.alias}.", errors=errors)
 
 
 async def check_all(database: Database, project_id: UUID, inputs: Sequence[Named]) -> list[list[FieldError]]:
@@ -62,11 +67,31 @@ async def check_all(database: Database, project_id: UUID, inputs: Sequence[Named
     return [[*each.refused, *_unfit_uploads(each, found)] for each in inputs]
 
 
-def no_upload(images: Sequence[InputUpload]) -> ValidationFailed:
-    """The project has none of these uploads."""
-    return ValidationFailed(
-        "The input names an upload that is not there.", errors=[_missing(image) for image in images]
+async def refer(
+    db: AsyncConnection, project_id: UUID, wanted: Sequence[tuple[UUID, InputUpload]]
+) -> set[UUID]:
+    """Notes which jobs use which uploads. Answers the ids of those that went since they were looked up; then nothing is noted.
+
+    All are held first, in the order of ids: none can go meanwhile, and two that want the same do not wait for each other.
+    """
+    ids = {image.upload_id for _, image in wanted}
+    held: set[UUID] = set()
+    for some in batched(sorted(ids), _AT_ONCE):
+        held |= await uploads.hold(db, project_id, some)
+    if gone := ids - held:
+        return gone
+    for part in batched(wanted, _AT_ONCE):
+        rows = [(uuid7(), job_id, image.position, image.upload_id) for job_id, image in part]
+        await artifacts.refer(db, project_id, rows)
+    return set()
+
+
+def missing(image: InputUpload) -> FieldError:
+    """The project has no such upload."""
+    message = (
+        f"there is no upload {image.upload_id} in this project; it may have expired: upload the file again"
     )
+    return FieldError(_pointer(image), "not_found", message)
 
 
 def _refused_urls(accepted: Accepted, policy: Policy) -> list[FieldError]:
@@ -89,7 +114,7 @@ def _unfit_uploads(named: Named, found: dict[UUID, Row[Any]]) -> list[FieldError
     for image in named.uploads:
         row = found.get(image.upload_id)
         if row is None:
-            errors.append(_missing(image))
+            errors.append(missing(image))
             continue
         total += row.byte_size
         if row.media_type not in can.input_media_types:
@@ -102,13 +127,6 @@ def _unfit_uploads(named: Named, found: dict[UUID, Row[Any]]) -> list[FieldError
         message = f"hold {total:,} bytes together; at most {can.max_input_total_bytes:,} are allowed"
         errors.append(FieldError("/input/input_images", "too_large", message))
     return errors
-
-
-def _missing(image: InputUpload) -> FieldError:
-    message = (
-        f"there is no upload {image.upload_id} in this project; it may have expired: upload the file again"
-    )
-    return FieldError(_pointer(image), "not_found", message)
 
 
 def _pointer(image: InputUpload) -> str:

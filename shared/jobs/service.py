@@ -89,12 +89,12 @@ class JobService:
         *,
         replay_of: UUID | None = None,
         request_id: str | None = None,
-        put_off: list[Named] | None = None,
+        look_up: bool = True,
     ) -> Draft:
         """The job as it would be stored.
 
         Args:
-            put_off: gets what the input names, to be checked with that of other jobs (``unfit``); None: it is checked now.
+            look_up: False: what the input names is left unchecked, to be looked up with that of other jobs (``unfit``).
             request_id: names the request that asks for it.
             replay_of: the job that this one repeats.
 
@@ -106,16 +106,16 @@ class JobService:
             await self._webhooks.check(project_id, job.webhook_url)
         warnings = accept_stream(model, self._settings) if job.stream else None
         accepted = await accept(kind, model, job.input, max_prompt_chars=self._settings.max_prompt_chars)
+        unchecked = None
         if accepted.refers:
-            if put_off is None:
-                checks = references.check(self._database, self._outbound, project_id, model, accepted)
-                await within(self._patience, checks)
-            else:
-                put_off.append(references.named(self._outbound, model, accepted))
+            unchecked = references.named(self._outbound, model, accepted)
+            if look_up:
+                await within(self._patience, references.check(self._database, project_id, unchecked))
+                unchecked = None
         row = self._row(project_id, job, kind, model, accepted, replay_of, request_id)
         if warnings is not None:
             row |= {"stream": True, "warnings": [*accepted.warnings, *warnings]}
-        return Draft(row, accepted.images)
+        return Draft(row, accepted.images, unchecked)
 
     async def unfit(self, project_id: UUID, inputs: Sequence[Named]) -> list[list[FieldError]]:
         """What is wrong with what each of these inputs names; all of it is looked up in one statement."""
@@ -282,7 +282,7 @@ class JobService:
             await self._note_unpublished(unsent)
 
     async def _submit_with_images(self, draft: Draft) -> NewJob:
-        digests = await digests_of(draft.images)
+        digests = await digests_of(draft.inline)
         async with self._database.transaction() as db:
             return await store_with_images(db, draft, digests)
 

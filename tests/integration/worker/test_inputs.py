@@ -16,6 +16,7 @@ from shared.config import Settings
 from shared.kinds.base import INPUT_URLS
 from shared.providers.base import Call, Generation, ImageBytes, Usage
 from shared.providers.catalog import catalog
+from shared.uploads import queries as uploads
 from shared.uploads.service import UploadService
 from tests import factories
 from tests.integration.worker.conftest import Scripted, Table, Workers
@@ -96,7 +97,8 @@ async def test_pictures_from_everywhere_come_in_their_order(
         upload, _ = await receiving.complete(filename=None, digest=None)
         async with table.database.transaction() as db:
             rest = {"project_id": table.project_id, "job_id": job_id}
-            assert await artifacts.refer(db, artifact_id=uuid7(), position=0, upload_id=upload.id, **rest)
+            assert await uploads.hold(db, table.project_id, [upload.id]) == {upload.id}
+            await artifacts.refer(db, table.project_id, [(uuid7(), job_id, 0, upload.id)])
             await artifacts.insert(
                 db,
                 artifact_id=uuid7(),
