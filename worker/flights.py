@@ -58,6 +58,7 @@ class Flights:
         self._all: set[Flight] = set()
         self._started = time.monotonic()
         self._went_round = time.monotonic()
+        self._renewed = time.monotonic()
         self.hearing = Hearing(settings)
         #: The process is shutting down: it takes nothing more and ends what it has.
         self.draining = False
@@ -76,7 +77,7 @@ class Flights:
         while True:
             started = time.monotonic()
             # Leases first: without them, what runs here is called a second time elsewhere.
-            await self._try(self.renew(self._all), "leases could not be renewed")
+            await self._try(self._renew_all(), "leases could not be renewed")
             await self._try(self._beat(), "the heartbeat could not be written")
             self._touch(self._settings.heartbeat_file)
             self._went_round = time.monotonic()
@@ -87,6 +88,16 @@ class Flights:
         """Whether nothing was renewed, nor failed to be, for so long that every lease has run out."""
         standstill = time.monotonic() - self._went_round
         return standstill > max(SILENCE_SECONDS, self._settings.lease_seconds)
+
+    @property
+    def overdue(self) -> float:
+        """Seconds since all leases were renewed; 0 where there are none."""
+        return time.monotonic() - self._renewed if self._all else 0.0
+
+    async def _renew_all(self) -> None:
+        began = time.monotonic()
+        await self.renew(self._all)
+        self._renewed = began
 
     async def renew(self, flights: Iterable[Flight]) -> None:
         """Extends the leases of these attempts and stops those that are called off or taken over."""

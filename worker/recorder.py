@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from sqlalchemy import Row
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.artifacts import queries as artifacts
@@ -120,6 +122,10 @@ class Recorder:
                     raise _FencedOut
         except _FencedOut:
             return None
+        except IntegrityError as error:
+            if _constraint(error) == artifacts.ONE_FOR_EACH_PLACE:  # those of the attempt that has taken over
+                return None
+            raise
         self._wakeups.changed([(project_id, row["job_id"])])
         return str(state)
 
@@ -127,6 +133,10 @@ class Recorder:
         finished = await queries.finish(self._database.direct, rows)
         self._wakeups.changed([(row.project_id, row.id) for row in finished.values()])
         return await _states(self._database.direct, finished, rows)
+
+
+def _constraint(error: IntegrityError) -> str | None:
+    return error.orig.diag.constraint_name if isinstance(error.orig, psycopg.Error) else None
 
 
 async def _states(

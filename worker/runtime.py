@@ -23,6 +23,7 @@ from shared.wakeups import Wakeups
 from worker.flights import Flights
 from worker.hearing import database_answers, until_unheard
 from worker.loop import LoopThread
+from worker.objection import Objection
 from worker.runner import Runner
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class Runtime:
         calm_the_collector()
         self._background = [
             asyncio.create_task(self._flights.keep()),
+            asyncio.create_task(Objection(self._database, settings, self._flights).keep()),
             asyncio.create_task(self._end_when_deaf()),
             asyncio.create_task(self._end_when_stuck(settings)),
             asyncio.create_task(self._wakeups.listen_for_cancels(self._flights.wake)),

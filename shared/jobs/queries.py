@@ -369,6 +369,12 @@ _REPUBLISH = text("""
 
 _NOBODY_IS_LOCKED_OUT = text("LOCK TABLE jobs, attempts IN ROW EXCLUSIVE MODE NOWAIT")
 
+#: Workers that cannot renew share this advisory lock ("rescue" in ASCII); who takes jobs back needs it alone.
+_OBJECTION = 0x726573637565
+_OBJECT = text("SELECT pg_advisory_xact_lock_shared(:key)").bindparams(key=_OBJECTION)
+_NOBODY_OBJECTS = text("SELECT pg_try_advisory_xact_lock(:key)").bindparams(key=_OBJECTION)
+_PING = text("SELECT 1")
+
 _LOCK_LOST = text("""
     SELECT id AS job_id FROM jobs WHERE state = 'running' AND lease_until < now()
     ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
@@ -591,15 +597,29 @@ async def lock_lost(db: AsyncConnection, *, limit: int) -> list[Row[Any]]:
     Two statements on purpose: the second has a fresh snapshot, taken while the locks are held, so
     it sees a ``sent_at`` that was being committed when the first one started.
 
+    Nothing is taken while a worker says that it cannot renew (``object_to_rescue``).
+
     Raises:
         sqlalchemy.exc.DBAPIError: a migration, say, has locked the table. Nobody can renew meanwhile, so nothing that
             a wait for it would find is lost: whoever holds the leases must come first.
     """
+    if not (await db.execute(_NOBODY_OBJECTS)).scalar_one():
+        return []
     await db.execute(_NOBODY_IS_LOCKED_OUT)
     ids = [row.job_id for row in await db.execute(_LOCK_LOST, {"limit": limit})]
     if not ids:
         return []
     return list(await db.execute(_READ_LOST, {"ids": ids}))
+
+
+async def object_to_rescue(db: AsyncConnection) -> None:
+    """Keeps ``lock_lost`` from finding anything until the transaction ends; many may at once."""
+    await db.execute(_OBJECT)
+
+
+async def ping(db: AsyncConnection) -> None:
+    """Shows the server that the transaction's process does not stand still."""
+    await db.execute(_PING)
 
 
 async def expire(db: AsyncConnection, *, limit: int) -> list[Row[Any]]:

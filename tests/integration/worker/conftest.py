@@ -23,6 +23,7 @@ from tests.conftest import SettingsFactory
 from tests.contract.conftest import RunningSimulator, simulator
 from worker.flights import Flights
 from worker.maintenance import Maintenance
+from worker.objection import Objection
 from worker.runner import Runner
 
 __all__ = ["simulator"]
@@ -85,6 +86,7 @@ class Worker:
 
     def __init__(self, database: Database, settings: Settings, drivers: Drivers, name: str) -> None:
         self.flights = Flights(database, settings, name, ["text.standard"])
+        self.objection = Objection(database, settings, self.flights)
         self.wakeups = Wakeups(settings)
         self.runner = Runner(database, settings, drivers, self.flights, self.wakeups, name)
 
@@ -107,10 +109,12 @@ def workers(database: Database, settings: Settings) -> Workers:
         made = Worker(database, settings.model_copy(update=changes), drivers, name)
         background = [
             asyncio.create_task(made.flights.keep()),
+            asyncio.create_task(made.objection.keep()),
             asyncio.create_task(made.wakeups.listen_for_cancels(made.flights.wake)),
         ]
         if not keep:
             background[0].cancel()
+            background[1].cancel()
         try:
             yield made
         finally:

@@ -20,7 +20,9 @@ from scripts.embedded import EmbeddedPostgres
 from shared import storage
 from shared.gates import queries as gates
 from shared.jobs import queries
+from shared.jobs.status import State
 from shared.providers.base import Call, Generation, ImageBytes, RateLimitedError, Usage
+from tests import factories
 from tests.contract.conftest import RunningSimulator
 from tests.integration.worker.conftest import Scripted, Table, Worker, Workers, said
 from worker.maintenance import Maintenance
@@ -464,7 +466,7 @@ class TestLeases:
         assert await run == "succeeded"
 
     async def test_a_fenced_worker_writes_nothing(
-        self, workers: Workers, table: Table, maintenance: Maintenance
+        self, workers: Workers, table: Table, maintenance: Maintenance, caplog: pytest.LogCaptureFixture
     ) -> None:
         """It slept past its lease with a picture in its hands; another attempt made one meanwhile."""
         picture = ImageBytes(b"\x89PNG stale", "image/png", 1, 1)
@@ -490,6 +492,7 @@ class TestLeases:
         artifacts = await table.ask("SELECT id FROM artifacts")
         assert [str(row.id) for row in artifacts] == [before.result["images"][0]["artifact_id"]]
         assert len(await table.ask("SELECT 1 FROM artifact_bytes")) == 1
+        assert [each.message for each in caplog.records if each.levelname == "ERROR"] == []
 
     async def test_a_fenced_call_is_stopped_by_the_next_renewal(
         self, workers: Workers, table: Table, maintenance: Maintenance
@@ -587,6 +590,81 @@ class TestLeases:
                 await worker.flights.renew(worker.flights._all)
             gate.set()
             assert await runs == ["succeeded"] * 20
+
+
+class TestObjections:
+    """Some writes go well, those of renewals do not: as on a full disk, where beat has little to write itself."""
+
+    OBJECTED = "EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock')"
+
+    @staticmethod
+    async def add_lost(table: Table) -> UUID:
+        """Running, at a worker that is no more."""
+        job = await factories.job(table.database, table.project_id, state=State.RUNNING)
+        await table.run("UPDATE jobs SET lease_until = now() - interval '1 second'")
+        return UUID(str(job.id))
+
+    @staticmethod
+    async def refuse(table: Table) -> None:
+        await table.run(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$"
+        )
+        await table.run(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW "
+            "WHEN (OLD.state = 'running' AND NEW.attempt = OLD.attempt) EXECUTE FUNCTION refuse()"
+        )
+
+    @staticmethod
+    async def allow(table: Table) -> None:
+        await table.run("DROP TRIGGER refuse ON jobs")
+        await table.run("DROP FUNCTION refuse")
+
+    async def begin(self, table: Table, worker: Worker) -> asyncio.Task[str]:
+        """A call under way whose lease cannot be renewed, and has run out."""
+        job_id = await table.add("[[sim:latency=1]]")
+        run = asyncio.create_task(worker.run(job_id))
+        await table.until_sent(job_id)
+        await self.refuse(table)
+        return run
+
+    async def test_what_cannot_be_renewed_is_not_taken_for_lost(
+        self, worker: Worker, table: Table, maintenance: Maintenance
+    ) -> None:
+        run = await self.begin(table, worker)
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            assert await maintenance.rescue() == 0
+            await asyncio.sleep(0.1)
+        assert await table.ask("SELECT 1 FROM jobs WHERE lease_until < now()") != []
+        await self.allow(table)
+        assert await run == "succeeded"
+        assert await table.ask("SELECT 1 FROM attempts WHERE number > 1") == []
+
+    async def test_it_holds_for_the_jobs_of_others_and_ends_with_the_first_renewal(
+        self, worker: Worker, table: Table, maintenance: Maintenance
+    ) -> None:
+        lost = await self.add_lost(table)
+        run = await self.begin(table, worker)
+        await table.until(self.OBJECTED)
+        assert await maintenance.rescue() == 0
+        await self.allow(table)
+        await table.until(f"NOT {self.OBJECTED}")
+        assert await maintenance.rescue() == 1
+        assert (await table.get(lost)).state == "queued"
+        assert await run == "succeeded"
+
+    async def test_it_ends_with_its_worker(
+        self, workers: Workers, table: Table, maintenance: Maintenance
+    ) -> None:
+        lost = await self.add_lost(table)
+        async with workers() as worker:
+            run = await self.begin(table, worker)
+            await table.until(self.OBJECTED)
+            run.cancel()
+        await self.allow(table)
+        assert await maintenance.rescue() >= 1
+        assert (await table.get(lost)).state == "queued"
 
 
 class TestWithoutDatabase:
