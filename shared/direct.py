@@ -11,7 +11,8 @@ import asyncio
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -77,6 +78,20 @@ class DirectConnections:
             finally:
                 await self._give_back(connection)
 
+    @asynccontextmanager
+    async def apart(self) -> AsyncIterator[Apart]:
+        """A transaction on a connection of its own, beside the ``size``: both end with the block, whatever still runs.
+
+        Raises:
+            psycopg.Error: none can be had.
+        """
+        connection = await self._open()
+        try:
+            await connection.set_autocommit(False)
+            yield Apart(connection)
+        finally:
+            await connection.close()
+
     async def close(self) -> None:
         self._closed = True
         while self._idle:
@@ -109,6 +124,18 @@ class DirectConnections:
         )
         set_json_loads(orjson.loads, connection)
         return connection
+
+
+class Apart:
+    """One connection, where statements are run by the same words as elsewhere."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def execute(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[Any]:
+        """Raises: psycopg.Error: the server refused it, or is away."""
+        cursor = await self._connection.execute(_sql(statement), parameters)
+        return await cursor.fetchall() if cursor.description else []
 
 
 async def _is_alive(connection: Connection, idle: float) -> bool:

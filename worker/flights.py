@@ -30,6 +30,8 @@ class Flight:
     deadline: float
     #: Monotonic time of the claim.
     started: float = field(default_factory=time.monotonic)
+    #: Monotonic time of the last renewal, or of the claim, which is the first.
+    renewed: float = field(default_factory=time.monotonic)
     #: Monotonic time until which its claim holds as the note that it is sent; later, or without one, a note is written.
     noted_until: float = 0.0
     #: The provider call, while it is under way.
@@ -58,7 +60,6 @@ class Flights:
         self._all: set[Flight] = set()
         self._started = time.monotonic()
         self._went_round = time.monotonic()
-        self._renewed = time.monotonic()
         self.hearing = Hearing(settings)
         #: The process is shutting down: it takes nothing more and ends what it has.
         self.draining = False
@@ -77,7 +78,7 @@ class Flights:
         while True:
             started = time.monotonic()
             # Leases first: without them, what runs here is called a second time elsewhere.
-            await self._try(self._renew_all(), "leases could not be renewed")
+            await self._try(self.renew(self._all), "leases could not be renewed")
             await self._try(self._beat(), "the heartbeat could not be written")
             self._touch(self._settings.heartbeat_file)
             self._went_round = time.monotonic()
@@ -91,19 +92,16 @@ class Flights:
 
     @property
     def overdue(self) -> float:
-        """Seconds since all leases were renewed; 0 where there are none."""
-        return time.monotonic() - self._renewed if self._all else 0.0
-
-    async def _renew_all(self) -> None:
-        began = time.monotonic()
-        await self.renew(self._all)
-        self._renewed = began
+        """For how long, in seconds, a lease that is needed has not been renewed."""
+        now = time.monotonic()
+        return max((now - flight.renewed for flight in self._all if now < flight.deadline), default=0.0)
 
     async def renew(self, flights: Iterable[Flight]) -> None:
         """Extends the leases of these attempts and stops those that are called off or taken over."""
         held = list(flights)
         if not held:
             return
+        asked = time.monotonic()
         alive = await queries.renew(
             self._database.direct,
             [(f.job.job_id, f.job.number) for f in held],
@@ -112,13 +110,16 @@ class Flights:
         for flight in held:
             if flight not in self._all:
                 continue  # it ended meanwhile, which is why it was not found
-            cancel = alive.get(flight.job.job_id)
-            if cancel is None:
+            renewal = alive.get(flight.job.job_id)
+            if renewal is None:
                 log.warning(
                     "job %s attempt %d is no longer ours: stopping it", flight.job.job_id, flight.job.number
                 )
                 flight.stop(fenced=True)
-            elif cancel:
+                continue
+            if renewal.extended:
+                flight.renewed = asked
+            if renewal.cancel:
                 flight.stop()
 
     async def wake(self, job_id: UUID) -> None:

@@ -61,6 +61,8 @@ class Maintenance:
         self._doorbell = doorbell
         self._canceller = Canceller(database, wakeups)
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
+        #: Whose jobs are not taken for lost, and until when (monotonic).
+        self._spared: dict[int, float] = {}
 
     async def dispatch_due(self) -> int:
         """Rings for jobs whose time has come: scheduled ones, retries, and those never published."""
@@ -93,11 +95,12 @@ class Maintenance:
         return 0
 
     async def rescue(self) -> int:
-        """Takes jobs back from workers whose lease ran out."""
+        """Takes jobs back from workers whose lease ran out and who do not object."""
+        spared = await self._spare()
         total = 0
         while True:
             async with self._database.transaction() as db:
-                lost = await queries.lock_lost(db, limit=_BATCH)
+                lost = await queries.lock_lost(db, limit=_BATCH, spared=spared)
                 finished = await queries.finish(db, [self._ending(row) for row in lost]) if lost else {}
             self._wakeups.changed([(row.project_id, row.id) for row in finished.values()])
             for row in lost:
@@ -112,6 +115,19 @@ class Maintenance:
             total += len(lost)
             if len(lost) < _BATCH:
                 return total
+
+    async def _spare(self) -> list[int]:
+        """Who objects, or did so a moment ago: an objection ends with its connection, too, and is soon made again."""
+        async with self._database.reading() as db:
+            objecting = await queries.objections(db)
+        now = time.monotonic()
+        if fresh := [key for key in objecting if key not in self._spared]:
+            log.warning(
+                "%d workers cannot renew their leases: their attempts are not taken for lost", len(fresh)
+            )
+        self._spared |= dict.fromkeys(objecting, now + 2 * self._settings.lease_renew_seconds)
+        self._spared = {key: until for key, until in self._spared.items() if until > now}
+        return list(self._spared)
 
     async def republish(self) -> int:
         """Rings again for jobs whose message was lost: as many as the broker is short of.

@@ -1,4 +1,4 @@
-"""While a worker cannot renew its leases, it objects to their being taken for lost.
+"""While a worker cannot renew its leases, it objects to its attempts' being taken for lost.
 
 Beat cannot tell from its own statements whether workers can write: most of those change nothing, and on a full disk
 some writes find room while others do not. Taken back, a call under way would be made, and paid for, a second time.
@@ -14,7 +14,7 @@ import asyncio
 import logging
 
 from shared.config import Settings
-from shared.db import Database, is_unavailable
+from shared.db import Database, is_unavailable, within
 from shared.jobs import queries
 from worker.flights import Flights
 
@@ -22,14 +22,17 @@ log = logging.getLogger(__name__)
 
 #: Between looks, and between signs of life to the server: well below its timeout for idle transactions.
 _TICK_SECONDS = 1.0
+#: A statement that touches no table takes longer only where the server, or the way to it, hangs.
+_STEP_SECONDS = 2.0
 
 
 class Objection:
     """One background task a process."""
 
-    def __init__(self, database: Database, settings: Settings, flights: Flights) -> None:
+    def __init__(self, database: Database, settings: Settings, flights: Flights, owner: str) -> None:
         self._database = database
         self._flights = flights
+        self._owner = owner
         # A renewal that is late by half its interval: leases live for two intervals at least.
         self._after = 1.5 * settings.lease_renew_seconds
         self._tick = min(_TICK_SECONDS, settings.lease_renew_seconds / 4)
@@ -38,28 +41,33 @@ class Objection:
         """Objects whenever there is a reason to, for ever."""
         while True:
             await asyncio.sleep(self._tick)
-            if self._needed:
+            while self._needed:
                 await self._try()
 
     @property
     def _needed(self) -> bool:
-        return self._flights.overdue > self._after
+        # Renewals that get no answer at all are not refused: their connections lead nowhere, and this process ends.
+        return self._flights.overdue > self._after and not self._flights.abandoned
 
     async def _try(self) -> None:
         try:
             await self._hold()
         except Exception as error:
-            # Renewals have said so already. Where the database cannot be reached, there is nobody to object to.
-            if not is_unavailable(error):
+            if is_unavailable(error):
+                self._database.outage.failed(error)
+            else:
                 log.exception("no objection could be made; trying again")
+            await asyncio.sleep(self._tick)
 
     async def _hold(self) -> None:
-        async with self._database.transaction() as db:
-            await queries.object_to_rescue(db)
+        """On a connection of its own: what holds up renewals may be a lack of those in the pools."""
+        async with self._database.direct.apart() as db:
+            await within(_STEP_SECONDS, queries.object_to_rescue(db, self._owner))
             log.warning(
-                "leases have not been renewed for %.1f s; until they are, no attempt is taken for lost",
+                "leases have not been renewed for %.1f s; beat is told not to take this worker for lost",
                 self._flights.overdue,
             )
             while self._needed:
                 await asyncio.sleep(self._tick)
-                await queries.ping(db)
+                await within(_STEP_SECONDS, queries.object_to_rescue(db, self._owner))
+        log.warning("leases are renewed again, or are needed no longer")

@@ -67,12 +67,14 @@ class Recorder:
         and again, until its attempts are used up.
         """
         delay, longest = RETRY_SECONDS
+        state, uncertain = None, False
         while not flight.fenced:
             try:
                 if images and project_id is not None:
                     state = await self._record_with_images(row, project_id, images)
                 else:
                     state = await self._records(row)
+                break
             except Exception as error:
                 if not is_unavailable(error) and row["result"] is not None:
                     log.exception("the result cannot be stored")
@@ -82,13 +84,13 @@ class Recorder:
                     raise
                 if not isinstance(error, HeldError):
                     self._database.outage.failed(error)
+                uncertain = True
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, longest)
-            else:
-                report.ended(flight, row, state)
-                return state or NOT_OURS
-        report.ended(flight, row, None)
-        return NOT_OURS
+        if state is None and uncertain:
+            state = await self._recorded_before(row)
+        report.ended(flight, row, state)
+        return state or NOT_OURS
 
     async def _record_with_images(
         self, row: dict[str, Any], project_id: UUID, images: Sequence[ImageBytes]
@@ -123,11 +125,27 @@ class Recorder:
         except _FencedOut:
             return None
         except IntegrityError as error:
-            if _constraint(error) == artifacts.ONE_FOR_EACH_PLACE:  # those of the attempt that has taken over
+            if _has_pictures_already(error):
                 return None
             raise
         self._wakeups.changed([(project_id, row["job_id"])])
         return str(state)
+
+    async def _recorded_before(self, row: dict[str, Any]) -> str | None:
+        """The job's state where an earlier try was committed, and only the answer to that was lost."""
+        try:
+            found = await queries.recorded(
+                self._database.direct, row["job_id"], row["number"], row["outcome"]
+            )
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            self._database.outage.failed(error)
+            return None
+        if found is None:
+            return None
+        self._wakeups.changed([(found.project_id, found.id)])
+        return str(found.state)
 
     async def _record_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[str | Exception | None]:
         finished = await queries.finish(self._database.direct, rows)
@@ -135,8 +153,10 @@ class Recorder:
         return await _states(self._database.direct, finished, rows)
 
 
-def _constraint(error: IntegrityError) -> str | None:
-    return error.orig.diag.constraint_name if isinstance(error.orig, psycopg.Error) else None
+def _has_pictures_already(error: IntegrityError) -> bool:
+    """Whether the job is past this attempt: another one's pictures are there, or these."""
+    cause = error.orig
+    return isinstance(cause, psycopg.errors.UniqueViolation) and cause.diag.table_name == "artifacts"
 
 
 async def _states(

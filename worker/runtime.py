@@ -111,7 +111,7 @@ class Runtime:
         calm_the_collector()
         self._background = [
             asyncio.create_task(self._flights.keep()),
-            asyncio.create_task(Objection(self._database, settings, self._flights).keep()),
+            asyncio.create_task(Objection(self._database, settings, self._flights, owner).keep()),
             asyncio.create_task(self._end_when_deaf()),
             asyncio.create_task(self._end_when_stuck(settings)),
             asyncio.create_task(self._wakeups.listen_for_cancels(self._flights.wake)),

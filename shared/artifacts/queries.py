@@ -12,9 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared import storage
 
-#: The constraint that a second picture in a job's same place violates.
-ONE_FOR_EACH_PLACE = "uq_artifacts_job_id_role_position"
-
 _INSERT = text("""
     INSERT INTO artifacts (id, project_id, job_id, role, position, media_type, byte_size, sha256, width, height)
     VALUES (:id, :project_id, :job_id, :role, :position, :media_type, :byte_size, :sha256, :width, :height)
@@ -58,7 +55,7 @@ async def insert(
     """Writes one artifact and its bytes; they come and go with the transaction.
 
     Raises:
-        sqlalchemy.exc.IntegrityError: with ``ONE_FOR_EACH_PLACE``, the job has one in this place already.
+        sqlalchemy.exc.IntegrityError: the job has one in this place already.
     """
     await db.execute(
         _INSERT,

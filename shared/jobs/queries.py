@@ -204,8 +204,10 @@ _RENEW = text("""
         UPDATE jobs
         SET lease_until = greatest(lease_until, least(now() + make_interval(secs => :lease), deadline_at))
         FROM j WHERE jobs.id = j.id
+        RETURNING jobs.id
     )
-    SELECT jobs.id, jobs.cancel_requested_at IS NOT NULL AS cancel FROM jobs JOIN held ON jobs.id = held.id
+    SELECT jobs.id, jobs.cancel_requested_at IS NOT NULL AS cancel, renewed.id IS NOT NULL AS extended
+    FROM jobs JOIN held ON jobs.id = held.id LEFT JOIN renewed ON renewed.id = jobs.id
     WHERE jobs.state = 'running' AND jobs.attempt = held.number
 """)
 
@@ -367,16 +369,26 @@ _REPUBLISH = text("""
     UPDATE jobs SET published_at = now() FROM j WHERE jobs.id = j.id RETURNING jobs.id, jobs.queue
 """)
 
+_RECORDED = text("""
+    SELECT jobs.id, jobs.project_id, jobs.state FROM jobs JOIN attempts ON attempts.job_id = jobs.id
+    WHERE jobs.id = :id AND attempts.number = :number AND attempts.outcome = :outcome
+""")
+
 _NOBODY_IS_LOCKED_OUT = text("LOCK TABLE jobs, attempts IN ROW EXCLUSIVE MODE NOWAIT")
 
-#: Workers that cannot renew share this advisory lock ("rescue" in ASCII); who takes jobs back needs it alone.
-_OBJECTION = 0x726573637565
-_OBJECT = text("SELECT pg_advisory_xact_lock_shared(:key)").bindparams(key=_OBJECTION)
-_NOBODY_OBJECTS = text("SELECT pg_try_advisory_xact_lock(:key)").bindparams(key=_OBJECTION)
-_PING = text("SELECT 1")
+#: The first half of the advisory locks by which workers object ("resc" in ASCII); the other is made of the lease's owner.
+_OBJECTION = 0x72657363
+_OBJECT = text(f"SELECT pg_advisory_xact_lock_shared({_OBJECTION}, hashtext(:owner))")
+# The lock's halves are unsigned there.
+_OBJECTIONS = text(f"""
+    SELECT DISTINCT (objid::bigint - CASE WHEN objid::bigint < 2147483648 THEN 0 ELSE 4294967296 END)::int AS key
+    FROM pg_locks JOIN pg_database d ON d.oid = pg_locks.database AND d.datname = current_database()
+    WHERE locktype = 'advisory' AND classid = {_OBJECTION} AND objsubid = 2 AND granted
+""")
 
 _LOCK_LOST = text("""
     SELECT id AS job_id FROM jobs WHERE state = 'running' AND lease_until < now()
+      AND (hashtext(lease_owner) = ANY(CAST(:spared AS int[]))) IS NOT TRUE
     ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
 
@@ -528,13 +540,22 @@ async def mark_sent(db: Executor, rows: Sequence[dict[str, Any]]) -> set[UUID]:
     return {row.job_id for row in await db.execute(_SENT, {"rows": _json(rows)})}
 
 
-async def renew(db: Executor, held: Sequence[tuple[UUID, int]], *, lease: float) -> dict[UUID, bool]:
-    """Extends leases, never beyond a deadline. Answers whether a cancel is asked for, by job.
+class Renewal(NamedTuple):
+    """An attempt that is still its job's present one."""
+
+    #: A cancel is asked for.
+    cancel: bool
+    #: The lease was extended; not where somebody has the row locked.
+    extended: bool
+
+
+async def renew(db: Executor, held: Sequence[tuple[UUID, int]], *, lease: float) -> dict[UUID, Renewal]:
+    """Extends leases, never beyond a deadline.
 
     A job not in the answer is no longer this attempt's: its work must stop.
     """
     parameters = {"ids": [job for job, _ in held], "numbers": [number for _, number in held], "lease": lease}
-    return {row.id: row.cancel for row in await db.execute(_RENEW, parameters)}
+    return {row.id: Renewal(row.cancel, row.extended) for row in await db.execute(_RENEW, parameters)}
 
 
 async def finish(db: Executor, rows: Sequence[dict[str, Any]]) -> dict[UUID, Row[Any]]:
@@ -544,6 +565,12 @@ async def finish(db: Executor, rows: Sequence[dict[str, Any]]) -> dict[UUID, Row
     was passed over: see ``present``.
     """
     return {row.id: row for row in await db.execute(_FINISH, {"rows": _json(rows)})}
+
+
+async def recorded(db: Executor, job_id: UUID, number: int, outcome: str) -> Row[Any] | None:
+    """The job's ``id``, ``project_id`` and ``state``, where this attempt of its has ended with that outcome."""
+    rows = await db.execute(_RECORDED, {"id": job_id, "number": number, "outcome": outcome})
+    return next(iter(rows), None)
 
 
 async def present(db: Executor, attempts: Sequence[tuple[UUID, int]]) -> dict[UUID, bool]:
@@ -591,35 +618,34 @@ async def republish(db: AsyncConnection, queue: str, *, after: float, limit: int
     return [(row.id, row.queue) for row in await db.execute(_REPUBLISH, parameters)]
 
 
-async def lock_lost(db: AsyncConnection, *, limit: int) -> list[Row[Any]]:
+async def lock_lost(db: AsyncConnection, *, limit: int, spared: Sequence[int] = ()) -> list[Row[Any]]:
     """Locks running jobs whose lease ran out and reads how far each had come.
 
     Two statements on purpose: the second has a fresh snapshot, taken while the locks are held, so
     it sees a ``sent_at`` that was being committed when the first one started.
 
-    Nothing is taken while a worker says that it cannot renew (``object_to_rescue``).
+    Args:
+        spared: whose jobs are left alone, as ``objections`` names them.
 
     Raises:
         sqlalchemy.exc.DBAPIError: a migration, say, has locked the table. Nobody can renew meanwhile, so nothing that
             a wait for it would find is lost: whoever holds the leases must come first.
     """
-    if not (await db.execute(_NOBODY_OBJECTS)).scalar_one():
-        return []
     await db.execute(_NOBODY_IS_LOCKED_OUT)
-    ids = [row.job_id for row in await db.execute(_LOCK_LOST, {"limit": limit})]
+    ids = [row.job_id for row in await db.execute(_LOCK_LOST, {"limit": limit, "spared": list(spared)})]
     if not ids:
         return []
     return list(await db.execute(_READ_LOST, {"ids": ids}))
 
 
-async def object_to_rescue(db: AsyncConnection) -> None:
-    """Keeps ``lock_lost`` from finding anything until the transaction ends; many may at once."""
-    await db.execute(_OBJECT)
+async def object_to_rescue(db: Executor, owner: str) -> None:
+    """Has ``objections`` name the owner of leases until the transaction ends. Again is fine, and a sign of life."""
+    await db.execute(_OBJECT, {"owner": owner})
 
 
-async def ping(db: AsyncConnection) -> None:
-    """Shows the server that the transaction's process does not stand still."""
-    await db.execute(_PING)
+async def objections(db: AsyncConnection) -> list[int]:
+    """Who objects now, as numbers that stand for owners of leases."""
+    return [row.key for row in await db.execute(_OBJECTIONS)]
 
 
 async def expire(db: AsyncConnection, *, limit: int) -> list[Row[Any]]:

@@ -86,7 +86,7 @@ class Worker:
 
     def __init__(self, database: Database, settings: Settings, drivers: Drivers, name: str) -> None:
         self.flights = Flights(database, settings, name, ["text.standard"])
-        self.objection = Objection(database, settings, self.flights)
+        self.objection = Objection(database, settings, self.flights, name)
         self.wakeups = Wakeups(settings)
         self.runner = Runner(database, settings, drivers, self.flights, self.wakeups, name)
 
@@ -195,6 +195,25 @@ class Table:
 @pytest.fixture
 async def table(database: Database) -> Table:
     return Table(database, await factories.project(database))
+
+
+#: Whether a worker objects; in this database, as tests share a server.
+OBJECTED = """
+    EXISTS (SELECT 1 FROM pg_locks JOIN pg_database d ON d.oid = database AND datname = current_database()
+            WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted)
+"""
+
+
+async def refuse_renewals(table: Table) -> None:
+    """From now on renewals fail, and nothing else: as on a full disk, where some writes find room."""
+    await table.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$"
+    )
+    await table.run(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW WHEN (OLD.state = 'running' AND "
+        "NEW.state = 'running' AND NEW.attempt = OLD.attempt) EXECUTE FUNCTION refuse()"
+    )
 
 
 class NoDoorbell:

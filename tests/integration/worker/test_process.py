@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from shared.config import Settings
 from shared.queue import ALL_QUEUES, Doorbell, make_celery
 from tests.conftest import SettingsFactory
 from tests.contract.conftest import RunningSimulator
-from tests.integration.worker.conftest import Table
+from tests.integration.worker.conftest import OBJECTED, Table, refuse_renewals
 from tests.integration.worker.processes import BEAT, WORKER, Process, environment_of
 
 pytestmark = pytest.mark.timeout(90)
@@ -125,6 +126,32 @@ async def test_sigkill_during_a_call_is_rescued(
     assert attempts_called(simulator, job_id) == {"1": 1, "2": 1}
     beat.terminate()
     assert await asyncio.to_thread(beat.wait, 5) == 0
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+async def test_an_objection_ends_with_its_process(
+    start: Start, table: Table, doorbell: Doorbell, how: str
+) -> None:
+    """One that stands still holds its lock until the server ends its transaction, after five seconds."""
+    worker = start(WORKER)
+    await ready(table)
+    job_id = await table.add("[[sim:latency=30]]")
+    await ring(doorbell, job_id)
+    await table.until_sent(job_id)
+    await refuse_renewals(table)
+    await table.until(OBJECTED)
+    await table.until("(SELECT lease_until < now() - interval '1 second' FROM jobs)")
+    assert "leases have not been renewed" in worker.output
+    beat = start(BEAT)
+    await asyncio.to_thread(beat.wait_for_output, "cannot renew their leases")
+    assert (await table.get(job_id)).attempt == 1
+    if how == "kill":
+        worker.kill()
+    else:
+        worker.process.send_signal(signal.SIGSTOP)
+    stood = time.monotonic()
+    await table.until("(SELECT state = 'queued' FROM jobs)", seconds=15)
+    assert time.monotonic() - stood < (4 if how == "kill" else 10)
 
 
 @pytest.mark.slow

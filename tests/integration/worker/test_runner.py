@@ -24,8 +24,17 @@ from shared.jobs.status import State
 from shared.providers.base import Call, Generation, ImageBytes, RateLimitedError, Usage
 from tests import factories
 from tests.contract.conftest import RunningSimulator
-from tests.integration.worker.conftest import Scripted, Table, Worker, Workers, said
+from tests.integration.worker.conftest import (
+    OBJECTED,
+    Scripted,
+    Table,
+    Worker,
+    Workers,
+    refuse_renewals,
+    said,
+)
 from worker.maintenance import Maintenance
+from worker.recorder import Recorder
 
 
 def calls(simulator: RunningSimulator, job_id: UUID) -> dict[str, int]:
@@ -595,76 +604,95 @@ class TestLeases:
 class TestObjections:
     """Some writes go well, those of renewals do not: as on a full disk, where beat has little to write itself."""
 
-    OBJECTED = "EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock')"
-
-    @staticmethod
-    async def add_lost(table: Table) -> UUID:
-        """Running, at a worker that is no more."""
-        job = await factories.job(table.database, table.project_id, state=State.RUNNING)
-        await table.run("UPDATE jobs SET lease_until = now() - interval '1 second'")
-        return UUID(str(job.id))
-
-    @staticmethod
-    async def refuse(table: Table) -> None:
-        await table.run(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$"
-        )
-        await table.run(
-            "CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW "
-            "WHEN (OLD.state = 'running' AND NEW.attempt = OLD.attempt) EXECUTE FUNCTION refuse()"
-        )
-
-    @staticmethod
-    async def allow(table: Table) -> None:
-        await table.run("DROP TRIGGER refuse ON jobs")
-        await table.run("DROP FUNCTION refuse")
-
-    async def begin(self, table: Table, worker: Worker) -> asyncio.Task[str]:
-        """A call under way whose lease cannot be renewed, and has run out."""
-        job_id = await table.add("[[sim:latency=1]]")
+    async def begin(self, table: Table, worker: Worker, seconds: float) -> asyncio.Task[str]:
+        """A call under way whose lease cannot be renewed."""
+        job_id = await table.add(f"[[sim:latency={seconds}]]")
         run = asyncio.create_task(worker.run(job_id))
         await table.until_sent(job_id)
-        await self.refuse(table)
+        await refuse_renewals(table)
         return run
 
     async def test_what_cannot_be_renewed_is_not_taken_for_lost(
         self, worker: Worker, table: Table, maintenance: Maintenance
     ) -> None:
-        run = await self.begin(table, worker)
-        end = time.monotonic() + 3
-        while time.monotonic() < end:
+        """For longer than a transaction may be idle."""
+        run = await self.begin(table, worker, 8)
+        while not run.done():
             assert await maintenance.rescue() == 0
             await asyncio.sleep(0.1)
-        assert await table.ask("SELECT 1 FROM jobs WHERE lease_until < now()") != []
-        await self.allow(table)
         assert await run == "succeeded"
-        assert await table.ask("SELECT 1 FROM attempts WHERE number > 1") == []
+        [job] = await table.ask("SELECT attempt, now() - started_at AS took FROM jobs")
+        assert job.attempt == 1
+        assert job.took > timedelta(seconds=8)
 
-    async def test_it_holds_for_the_jobs_of_others_and_ends_with_the_first_renewal(
+    async def test_it_is_for_this_workers_jobs_and_ends_with_the_first_renewal(
         self, worker: Worker, table: Table, maintenance: Maintenance
     ) -> None:
-        lost = await self.add_lost(table)
-        run = await self.begin(table, worker)
-        await table.until(self.OBJECTED)
-        assert await maintenance.rescue() == 0
-        await self.allow(table)
-        await table.until(f"NOT {self.OBJECTED}")
+        lost = await factories.job(table.database, table.project_id, state=State.RUNNING)
+        await table.run("UPDATE jobs SET lease_until = now() - interval '1 second'")
+        run = await self.begin(table, worker, 5)
+        await table.until(OBJECTED)
         assert await maintenance.rescue() == 1
-        assert (await table.get(lost)).state == "queued"
+        assert (await table.get(lost.id)).state == "queued"
+        await table.run("DROP TRIGGER refuse ON jobs")
+        await table.until(f"NOT {OBJECTED}")
+        assert not run.done()
+        run.cancel()
+
+    async def test_a_connection_that_is_lost_is_made_again_before_beat_forgets(
+        self, worker: Worker, table: Table, maintenance: Maintenance
+    ) -> None:
+        run = await self.begin(table, worker, 4)
+        await table.until(OBJECTED)
+        while not run.done():
+            assert await maintenance.rescue() == 0
+            # Nobody else leaves a transaction open.
+            await table.run(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND state = 'idle in transaction' AND pid <> pg_backend_pid()"
+            )
+            assert await maintenance.rescue() == 0
+            await asyncio.sleep(0.3)
         assert await run == "succeeded"
 
     async def test_it_ends_with_its_worker(
         self, workers: Workers, table: Table, maintenance: Maintenance
     ) -> None:
-        lost = await self.add_lost(table)
         async with workers() as worker:
-            run = await self.begin(table, worker)
-            await table.until(self.OBJECTED)
-            run.cancel()
-        await self.allow(table)
-        assert await maintenance.rescue() >= 1
-        assert (await table.get(lost)).state == "queued"
+            run = await self.begin(table, worker, 60)
+            await table.until(OBJECTED)
+            assert await maintenance.rescue() == 0
+        run.cancel()
+        await table.until("EXISTS (SELECT 1 FROM jobs WHERE lease_until < now())")
+        await asyncio.sleep(0.6)  # two renewals
+        assert await maintenance.rescue() == 1
+
+    async def test_many_may_object_and_each_is_known(self, table: Table) -> None:
+        names = [f"worker-{number}" for number in range(8)]
+        async with table.database.direct.apart() as db:
+            for name in names:
+                await queries.object_to_rescue(db, name)
+            keys = await table.ask(
+                "SELECT hashtext(n) AS key FROM unnest(CAST(:names AS text[])) n", names=names
+            )
+            async with table.database.reading() as other:
+                found = await queries.objections(other)
+        assert sorted(found) == sorted(row.key for row in keys)
+        assert min(found) < 0 < max(found)
+
+    async def test_what_somebody_holds_is_not_renewed(self, worker: Worker, table: Table) -> None:
+        """A try to record that fails has the row for a moment, and leaves it with an old lease."""
+        job_id = await table.add("[[sim:latency=3]]")
+        run = asyncio.create_task(worker.run(job_id))
+        await table.until_sent(job_id)
+        async with table.database.transaction() as db:
+            await db.execute(text("SELECT 1 FROM jobs FOR UPDATE"))
+            await asyncio.sleep(1.5)
+            assert worker.flights.overdue > 1
+            assert (await db.execute(text(f"SELECT {OBJECTED}"))).scalar_one()
+        await table.until(f"NOT {OBJECTED}")
+        assert worker.flights.overdue < 1
+        assert await run == "succeeded"
 
 
 class TestWithoutDatabase:
@@ -777,6 +805,62 @@ class TestWithoutDatabase:
         async with workers(driver) as worker:
             assert await worker.run(job_id) == "succeeded"
         assert len(driver.calls) == 1
+
+
+@pytest.mark.parametrize("renew_seconds", [5.0, 0.02])
+class TestACommitWhoseAnswerWasLost:
+    """Tried again, or looked at by a renewal first, the job is final: by this attempt, and not by another."""
+
+    async def test_text(
+        self,
+        workers: Workers,
+        table: Table,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        renew_seconds: float,
+    ) -> None:
+        finish, tries = queries.finish, 0
+
+        async def cut_once(*arguments: Any) -> Any:
+            nonlocal tries
+            tries += 1
+            done = await finish(*arguments)
+            if tries == 1:
+                raise ConnectionError
+            return done
+
+        monkeypatch.setattr("shared.jobs.queries.finish", cut_once)
+        async with workers(lease_renew_seconds=renew_seconds) as worker:
+            assert await worker.run(await table.add()) == "succeeded"
+        assert tries == (2 if renew_seconds > 1 else 1)
+        assert "too late" not in caplog.text
+
+    async def test_pictures(
+        self,
+        workers: Workers,
+        table: Table,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        renew_seconds: float,
+    ) -> None:
+        transaction, tries = Recorder.picture_transaction, 0
+
+        @asynccontextmanager
+        async def cut_once(recorder: Recorder) -> AsyncIterator[AsyncConnection]:
+            nonlocal tries
+            tries += 1
+            async with transaction(recorder) as db:
+                yield db
+            if tries == 2:  # the first reads what the job came with
+                raise ConnectionError
+
+        monkeypatch.setattr(Recorder, "picture_transaction", cut_once)
+        async with workers(lease_renew_seconds=renew_seconds) as worker:
+            assert await worker.run(await table.add_image()) == "succeeded"
+        assert tries == (3 if renew_seconds > 1 else 2)
+        assert [each.message for each in caplog.records if each.levelname == "ERROR"] == []
+        assert "too late" not in caplog.text
+        assert len(await table.ask("SELECT 1 FROM artifacts")) == 1
 
 
 class TestARowThatSomebodyHolds:

@@ -81,8 +81,10 @@ class Jobs:
             return await queries.mark_sent(db, rows)
 
     async def renew(self, *held: tuple[UUID, int], lease: float = 30) -> dict[UUID, bool]:
+        """Whether a cancel is asked for, by job."""
         async with self.database.transaction() as db:
-            return await queries.renew(db, held, lease=lease)
+            renewed = await queries.renew(db, held, lease=lease)
+        return {job_id: renewal.cancel for job_id, renewal in renewed.items()}
 
     async def finish(self, *rows: dict[str, Any]) -> dict[UUID, Row[Any]]:
         async with self.database.transaction() as db:

@@ -111,7 +111,7 @@ async def check_hot_statements(grown: Jobs) -> None:
             {"queue": "text.standard", "after": 0.05, "limit": 10},
             "ix_jobs_published",
         ),
-        "lock lost": (queries._LOCK_LOST, {"limit": 500}, "ix_jobs_running"),
+        "lock lost": (queries._LOCK_LOST, {"limit": 500, "spared": [7]}, "ix_jobs_running"),
         "read lost": (queries._READ_LOST, {"ids": running}, "(pk|uq)_attempts"),
         "expire": (queries._EXPIRE, {"limit": 500}, "ix_jobs_expiring"),
     }

@@ -18,6 +18,7 @@ from shared.config import Settings
 from shared.db import Database, is_unavailable
 from shared.gates import queries as gates
 from shared.jobs import queries
+from shared.jobs.queries import Renewal
 from shared.jobs.status import FINAL, State
 from shared.wakeups import Wakeups
 from tests.integration.shared.jobs.conftest import Jobs, ending
@@ -103,12 +104,12 @@ async def test_a_renewal_waits_for_no_job_that_somebody_holds(jobs: Jobs) -> Non
         await queries.cancel(db, jobs.project_id, held)
         async with asyncio.timeout(5), jobs.database.transaction() as other:
             alive = await queries.renew(other, [(held, 1), (free, 1)], lease=30)
-    assert alive == {held: False, free: False}
+    assert alive == {held: Renewal(cancel=False, extended=False), free: Renewal(cancel=False, extended=True)}
     longer = await jobs.ask("SELECT id FROM jobs WHERE lease_until > now() + interval '10 seconds'")
     assert str(free) in str(longer)
     assert str(held) not in str(longer)
     async with jobs.database.transaction() as db:
-        assert await queries.renew(db, [(held, 1)], lease=30) == {held: True}
+        assert await queries.renew(db, [(held, 1)], lease=30) == {held: Renewal(cancel=True, extended=True)}
 
 
 async def test_a_note_waits_for_no_job_that_somebody_holds(jobs: Jobs) -> None:

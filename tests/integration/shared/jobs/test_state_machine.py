@@ -392,7 +392,9 @@ class Lives(RuleBasedStateMachine):
     def renew(self, at: list[int], lease: int, stale: bool) -> None:
         held = self._held(at, stale=stale)
         pairs = [(each.job_id, each.number) for each in held]
-        answer = self.lab.do(lambda db: queries.renew(db, pairs, lease=lease))
+        renewed = self.lab.do(lambda db: queries.renew(db, pairs, lease=lease))
+        answer = {job_id: renewal.cancel for job_id, renewal in renewed.items()}
+        assert all(renewal.extended for renewal in renewed.values())
         expected = {
             each.job_id: cancel
             for each in held
@@ -613,7 +615,8 @@ class Lives(RuleBasedStateMachine):
             return sent
 
         async def renew(db: AsyncConnection) -> bool | None:
-            return (await queries.renew(db, [(job_id, number)], lease=lease)).get(job_id)
+            renewal = (await queries.renew(db, [(job_id, number)], lease=lease)).get(job_id)
+            return None if renewal is None else renewal.cancel
 
         match what:
             case "finish":
