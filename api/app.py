@@ -16,6 +16,7 @@ from api.methods import refusals
 from api.middleware import RequestContext
 from api.routers import artifacts, batches, events, health, jobs, kinds, models, replays, uploads, webhooks
 from api.shortcut import Application
+from api.standstill import Standstill
 from shared import checkpoints
 from shared.collector import calm_the_collector
 from shared.config import Settings, get_settings
@@ -32,7 +33,10 @@ def create_app(settings: Settings) -> FastAPI:
         calm_the_collector()
         first_look = asyncio.create_task(services.readiness.log_once())
         services.hub.start()
-        yield {"hub": services.hub}
+        standstill = Standstill(settings.send_timeout)
+        looks = asyncio.create_task(standstill.keep())
+        yield {"hub": services.hub, "standstill": standstill}
+        looks.cancel()
         await first_look  # takes no longer than a health check
         await services.close()
 

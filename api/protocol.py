@@ -10,6 +10,7 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.hub import Hub
+from api.standstill import Standstill
 
 #: Request line and headers together, in bytes.
 MAX_HEAD_BYTES = 64 * 1024
@@ -95,9 +96,23 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head: int | None = 0
         #: Whether a request began in the present piece, which may hold the end of another one's body.
         self._begun = False
+        #: How often what waited for the client was down to little again.
+        self.resumed = 0
+        self._standstill: Standstill | None = self.app_state.get("standstill")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(OneWrite(transport))  # type: ignore[arg-type]
+        if self._standstill is not None:
+            self._standstill.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._standstill is not None:
+            self._standstill.discard(self)
+
+    def resume_writing(self) -> None:
+        self.resumed += 1
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         self._begun = False
@@ -130,7 +145,6 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._head, self._begun = 0, True
         super().on_message_begin()
-        self.scope["state"]["abort"] = self.transport.abort  # for an answer that its client does not take
 
     def on_headers_complete(self) -> None:
         self._head = None

@@ -26,10 +26,6 @@ _RETRY = b"retry: 1000\n"
 FINAL_TYPES = frozenset(f"job.{state}" for state in FINAL)
 
 
-class _TooSlow(Exception):
-    """The client does not read. It may come back and go on where it was."""
-
-
 class EventStream(StreamingResponse):
     """An answer that goes on. Ends when there is nothing to come, the client goes, or the process shuts down."""
 
@@ -54,10 +50,6 @@ class EventStream(StreamingResponse):
             with self.services.hub.place(), watched(self.request, self.bell) as self._client:
                 try:
                     await self.run()
-                except _TooSlow:
-                    scope["state"]["abort"]()
-                    await self._client
-                    return
                 except AppError:
                     if not self._opened:
                         raise
@@ -73,12 +65,8 @@ class EventStream(StreamingResponse):
         await self.write(_RETRY + (b"\n" if begins_after is None else b"id: %d\n\n" % begins_after))
 
     async def write(self, data: bytes) -> None:
-        """Raises: _TooSlow."""
-        try:
-            async with asyncio.timeout(self.services.settings.stream_send_timeout):
-                await self._send({"type": "http.response.body", "body": data, "more_body": True})
-        except TimeoutError:
-            raise _TooSlow from None
+        """Waits for a client that reads slowly; one that does not read at all is cut off (``api.standstill``)."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def pause(self, seconds: float = inf) -> bool:
         """Waits until the bell rings, for so long at most, and no longer than until the next beat. False: this is the end.

@@ -419,7 +419,7 @@ class TestServer:
     async def test_a_reader_that_does_not_read_is_cut_off_and_loses_nothing(
         self, make_server: MakeServer, database: Database, project_id: UUID, key: str
     ) -> None:
-        server = make_server(STREAM_SEND_TIMEOUT="1")
+        server = make_server(SEND_TIMEOUT="1")
         row = await factories.job(database, project_id)
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -432,7 +432,7 @@ class TestServer:
             async with client_of(server, key) as http, opened(http, "/events", after=0) as quick:
                 for _ in range(3000):
                     await quick.event()
-            await asyncio.sleep(2)
+            await asyncio.sleep(3)
             received = b""
             try:
                 while piece := await asyncio.to_thread(slow.recv, 1 << 20):
