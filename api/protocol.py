@@ -7,7 +7,7 @@ import asyncio
 from typing import Any
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.hub import Hub
 from api.standstill import Standstill
@@ -60,8 +60,11 @@ class OneWrite:
         self._transport = transport
         self._call_soon = asyncio.get_running_loop().call_soon
         self._held = b""
+        #: Bytes so far.
+        self.written = 0
 
     def write(self, data: bytes) -> None:
+        self.written += len(data)
         if self._held:
             data, self._held = self._held + data, b""
             self._transport.write(data)
@@ -96,23 +99,35 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head: int | None = 0
         #: Whether a request began in the present piece, which may hold the end of another one's body.
         self._begun = False
-        #: How often what waited for the client was down to little again.
-        self.resumed = 0
+        #: The request that is being answered, or was last; others may wait behind it.
+        self._answering: RequestResponseCycle | None = None
         self._standstill: Standstill | None = self.app_state.get("standstill")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(OneWrite(transport))  # type: ignore[arg-type]
+        self._out = OneWrite(transport)
+        super().connection_made(self._out)  # type: ignore[arg-type]
         if self._standstill is not None:
             self._standstill.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
+        """uvicorn tells the last request only; the others would go on, and fail with a traceback."""
         if self._standstill is not None:
             self._standstill.discard(self)
+        for cycle in (self._answering, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.pipeline.clear()
+        super().connection_lost(exc)
 
-    def resume_writing(self) -> None:
-        self.resumed += 1
-        super().resume_writing()
+    @property
+    def written(self) -> int:
+        """Bytes that were given to the transport."""
+        return self._out.written
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         self._begun = False
@@ -138,6 +153,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         super().shutdown()
+        if self._standstill is not None:
+            self._standstill.hurry()
+        answering = self._answering
+        if answering is not None and self.flow.write_paused and answering.scope["state"].get("endless"):
+            self.transport.abort()
         hub: Hub | None = self.app_state.get("hub")
         if hub is not None and not hub.closing:
             hub.close()

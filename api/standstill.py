@@ -12,7 +12,8 @@ import fcntl
 import logging
 import sys
 import termios
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from api.protocol import LimitedProtocol
@@ -21,23 +22,27 @@ log = logging.getLogger(__name__)
 
 #: So many looks in a row. Counted, not timed: a process that stood still itself must not blame its clients.
 _LOOKS = 6
+#: Of a server that is to stop: nobody should wait for those who do not read. Looks, and seconds between them.
+_LAST_LOOKS, _LAST_SECONDS = 3, 1.0
 
 
-class _Seen(NamedTuple):
-    """What was found at the last look: bytes not yet taken, how often the client had caught up, looks without a change."""
+@dataclass(slots=True)
+class _Seen:
+    """What was found at the last look: bytes that the client's system had confirmed, and for how many looks no more."""
 
-    left: int
-    resumed: int
-    looks: int
+    taken: int
+    looks: int = 0
 
 
 class Standstill:
     """The connections of one process; ``patience`` is in seconds."""
 
     def __init__(self, patience: float) -> None:
-        self._seconds = patience / _LOOKS
+        self._seconds, self._looks = patience / _LOOKS, _LOOKS
         self._connections: set[LimitedProtocol] = set()
+        #: Of those only for whom something is on its way.
         self._seen: dict[LimitedProtocol, _Seen] = {}
+        self._hurried = asyncio.Event()
 
     def add(self, connection: LimitedProtocol) -> None:
         self._connections.add(connection)
@@ -46,40 +51,60 @@ class Standstill:
         self._connections.discard(connection)
         self._seen.pop(connection, None)
 
+    def hurry(self) -> None:
+        """The process is to end: from now on patience is short."""
+        self._seconds, self._looks = _LAST_SECONDS, _LAST_LOOKS
+        self._hurried.set()
+
     async def keep(self) -> None:
         """Looks every few seconds, for ever."""
         while True:
-            await asyncio.sleep(self._seconds)
+            await self._pause()
             for connection in tuple(self._connections):
-                self._look(connection)
+                try:
+                    self._look(connection)
+                except Exception:
+                    log.exception("a connection could not be looked at")
+                    self.discard(connection)
+
+    async def _pause(self) -> None:
+        if self._hurried.is_set():
+            await asyncio.sleep(self._seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds):
+                await self._hurried.wait()
 
     def _look(self, connection: LimitedProtocol) -> None:
-        waiting = connection.transport.get_write_buffer_size()
-        if not waiting:  # the system has taken all, so it had room
+        transport = connection.transport
+        waiting = transport.get_write_buffer_size() + _in_the_system(transport)
+        if not waiting:
             self._seen.pop(connection, None)
             return
-        left = waiting + _in_the_system(connection.transport)
-        before = self._seen.get(connection)
-        # What grows while the client has not caught up once is not being read either.
-        moved = before is None or left < before.left or connection.resumed != before.resumed
-        looks = 0 if moved or before is None else before.looks + 1
-        if looks < _LOOKS:
-            self._seen[connection] = _Seen(left, connection.resumed, looks)
+        taken = connection.written - waiting
+        seen = self._seen.get(connection)
+        if seen is None or taken > seen.taken:
+            self._seen[connection] = _Seen(taken)
             return
+        seen.looks += 1
+        if seen.looks >= self._looks:
+            self._cut(connection, waiting)
+
+    def _cut(self, connection: LimitedProtocol, waiting: int) -> None:
         host, port = connection.client or ("?", 0)
         log.warning(
-            "%s:%d took nothing for %.0f s: its connection is cut, with %d bytes unread",
+            "%s:%d took nothing for %g s: its connection is cut, with %d bytes unread",
             host,
             port,
-            _LOOKS * self._seconds,
-            left,
+            self._looks * self._seconds,
+            waiting,
         )
         self.discard(connection)
         connection.transport.abort()
 
 
 def _in_the_system(transport: asyncio.Transport) -> int:
-    """Bytes that the system holds and the client's has not confirmed: megabytes, of which a slow client takes little at a time.
+    """Bytes that this system holds and the client's has not confirmed: up to megabytes, of which a slow client takes few at a time.
 
     SIOCOUTQ of Linux (tcp(7)), which has TIOCOUTQ's number; where there is none, only what is above it is seen to move.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import abstractmethod
 from math import inf
 from uuid import UUID
@@ -19,6 +20,8 @@ from api.tail import PAGE, Feed
 from api.waiting import watched
 from shared.errors import AppError
 from shared.jobs.status import FINAL
+
+log = logging.getLogger(__name__)
 
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies must not collect it
 #: How long a client that lost the stream waits before it comes back, milliseconds.
@@ -44,6 +47,7 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         self._send, self._opened = send, False
+        scope.setdefault("state", {})["endless"] = True  # at a shutdown nobody waits for who reads it slowly
         if scope["method"] == "HEAD":
             await self.open()
         else:
@@ -88,6 +92,15 @@ class EventStream(StreamingResponse):
             await self.write(b":\n\n")
         return True
 
+    def unblock(self) -> None:
+        """Cuts a client off that has not taken the last write: it may come back and go on where it was."""
+        cycle = self.request.scope.get("state", {}).get("cycle")
+        if cycle is not None and cycle.flow.write_paused:
+            log.warning(
+                "%s:%d reads its events too slowly: its connection is cut", *(self.request.client or ("?", 0))
+            )
+            cycle.transport.abort()
+
     def _clock(self) -> float:
         return asyncio.get_running_loop().time()
 
@@ -127,7 +140,7 @@ class ProjectStream(EventStream):
         self._project_id = project_id
 
     async def run(self) -> None:
-        tail, feed = self.services.tail, Feed(self.bell)
+        tail, feed = self.services.tail, Feed(self.bell, self.unblock)
         with tail.listener(self._project_id):
             await tail.start()
             feed.after = await self.services.events.now() if self.after is None else self.after

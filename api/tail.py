@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -31,10 +31,11 @@ _PAUSES = (0.002, 0.2)
 class Feed:
     """What was read for one stream and is not sent yet."""
 
-    __slots__ = ("after", "bell", "ended", "pending")
+    __slots__ = ("after", "bell", "ended", "on_cut", "pending")
 
-    def __init__(self, bell: asyncio.Event) -> None:
+    def __init__(self, bell: asyncio.Event, on_cut: Callable[[], None]) -> None:
         self.bell = bell
+        self.on_cut = on_cut
         #: What is not larger it has had.
         self.after = 0
         self.pending: list[bytes] = []
@@ -53,6 +54,7 @@ class Feed:
         self.ended = True
         self.pending.clear()
         self.bell.set()
+        self.on_cut()
 
     def take(self) -> bytes:
         pending, self.pending = self.pending, []

@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     #: A stream that has nothing to say says so this often; before a proxy takes it for dead.
     stream_heartbeat_seconds: Annotated[float, Field(ge=0.1, le=300)] = 15.0
     #: Who takes nothing of what is sent for so long is cut off.
-    send_timeout: Annotated[float, Field(ge=0.1)] = 30.0
+    send_timeout: Annotated[float, Field(ge=0.1, le=3600)] = 60.0
     max_prompt_chars: Annotated[int, Field(ge=1)] = 1_000_000
     #: How long a submit waits for the broker before it answers without it.
     publish_timeout: Annotated[float, Field(gt=0)] = 1.0

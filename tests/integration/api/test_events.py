@@ -439,6 +439,7 @@ class TestServer:
                     received += piece
             except ConnectionError:
                 pass
+        assert "reads its events too slowly" in server.log.read_text()
         last = int(received.rpartition(b"\nevent: ")[0].rpartition(b"id: ")[2])
         assert last < 12_000
         async with client_of(server, key) as http, opened(http, "/events", after=last) as stream:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -13,12 +12,14 @@ from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import pytest
 
 from shared.artifacts import queries
 from shared.config import Settings
 from shared.db import Database
 from tests import factories
+from tests.integration.api.conftest import bearer
 from tests.integration.api.test_server import Server
 
 #: Seconds; and how much more a look may take.
@@ -56,7 +57,7 @@ async def picture(database: Database, project_id: UUID) -> str:
     return f"/api/v1/artifacts/{job.id}"
 
 
-Connect = Callable[[], socket.socket]
+Connect = Callable[..., socket.socket]
 
 
 @pytest.fixture
@@ -64,11 +65,11 @@ def connect(server: Server) -> Iterator[Connect]:
     """Connections that hold little on the client's side."""
     made: list[socket.socket] = []
 
-    def connect() -> socket.socket:
+    def connect(port: int = server.port) -> socket.socket:
         made.append(socket.socket())
         made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         made[-1].settimeout(20)
-        made[-1].connect(("127.0.0.1", server.port))
+        made[-1].connect(("127.0.0.1", port))
         return made[-1]
 
     yield connect
@@ -87,30 +88,69 @@ def open_connections(server: Server) -> int:
     return sum(1 for row in tables if row.split()[1] == local and row.split()[3] == established)
 
 
-async def cut(server: Server, lines: int = 1) -> list[str]:
-    """Waits until so many connections were cut; what the log says of each."""
-    deadline = time.monotonic() + _PATIENCE + _MORE
+async def cut(server: Server, seconds: float = _PATIENCE + _MORE) -> None:
+    """Waits until the one connection was cut, and for the end of the requests on it."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        said = [json.loads(line)["message"] for line in server.log.read_text().splitlines()]
-        found = [each for each in said if "took nothing" in each]
-        if len(found) >= lines and not open_connections(server):
-            return found
+        if said(server, "took nothing") and not open_connections(server):
+            await asyncio.sleep(0.2)
+            assert len(said(server, "took nothing")) == 1
+            assert said(server, "xception", "unexpected", "Traceback", "without completing") == []
+            return
         await asyncio.sleep(0.05)
     raise AssertionError(f"{open_connections(server)} connections are open\n{server.log.read_text()}")
+
+
+def said(server: Server, *words: str) -> list[str]:
+    """The lines of the log with any of these words."""
+    return [line for line in server.log.read_text().splitlines() if any(word in line for word in words)]
 
 
 async def test_a_download_that_nobody_reads_is_cut(
     server: Server, key: str, picture: str, connect: Connect
 ) -> None:
     connect().sendall(request(picture, key))
-    [said] = await cut(server)
-    assert f"took nothing for {_PATIENCE:.0f} s" in said
+    await cut(server)
+    assert f"took nothing for {_PATIENCE} s" in said(server, "took nothing")[0]
 
 
 async def test_answers_that_nobody_reads_are_cut(server: Server, key: str, connect: Connect) -> None:
     """They are complete, for the server; what was made of them lies in its memory."""
     connect().sendall(request("/openapi.json", key) * 100)
     await cut(server)
+
+
+async def test_a_quiet_stream_that_nobody_reads_is_cut_when_there_is_something_to_take(
+    server: Server, key: str, connect: Connect
+) -> None:
+    """A request behind it is never answered, and does no harm. What the system of a client has taken counts as read."""
+    client = connect()
+    client.sendall(request("/api/v1/events", key) + request("/api/v1/jobs", key))
+    assert (await asyncio.to_thread(client.recv, 1000)).startswith(b"HTTP/1.1 200")
+    await asyncio.sleep(2 * _PATIENCE)
+    assert open_connections(server) == 1
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", headers=bearer(key)) as http:
+        deadline = time.monotonic() + 30
+        while not said(server, "took nothing") and time.monotonic() < deadline:
+            (await http.post("/api/v1/jobs", json=factories.TEXT_JOB)).raise_for_status()
+    await cut(server)
+
+
+async def test_who_reads_a_growing_stream_too_slowly_is_not_cut_as_long_as_it_reads(
+    server: Server, key: str, connect: Connect
+) -> None:
+    client, began, made, read = connect(), time.monotonic(), 0, 0
+    client.sendall(request("/api/v1/events", key))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", headers=bearer(key)) as http:
+        while time.monotonic() < began + 4 * _PATIENCE:
+            submits = (http.post("/api/v1/jobs", json=factories.TEXT_JOB) for _ in range(20))
+            assert [answer.status_code for answer in await asyncio.gather(*submits)] == [202] * 20
+            made += 20
+            read += len(await asyncio.to_thread(client.recv, 2000))
+            await asyncio.sleep(0.02)
+    assert read < 150 * made, "it is behind"
+    assert said(server, "took nothing") == []
+    assert open_connections(server) == 1
 
 
 async def test_who_reads_slowly_gets_all(server: Server, key: str, picture: str, connect: Connect) -> None:
@@ -135,6 +175,26 @@ async def test_a_server_that_stood_still_blames_nobody(
     await asyncio.sleep(2 * _PATIENCE)
     server.process.send_signal(signal.SIGCONT)
     await read_all(client, received)
+
+
+async def test_nobody_waits_for_them_at_a_shutdown(
+    settings: Settings, tmp_path: Path, key: str, picture: str, connect: Connect, server: Server
+) -> None:
+    """With the patience that is usual."""
+    usual = Server(settings, tmp_path / "usual.log")
+    try:
+        for path in (picture, picture, "/api/v1/events"):
+            client = connect(usual.port)
+            client.sendall(request(path, key))
+            assert (await asyncio.to_thread(client.recv, 100)).startswith(b"HTTP/1.1 200")
+        began = time.monotonic()
+        usual.process.terminate()
+        assert await asyncio.to_thread(usual.process.wait, 30) == -signal.SIGTERM
+        assert 2 < time.monotonic() - began < 10
+        assert said(usual, "xception", "Traceback", "exceeded") == []
+    finally:
+        usual.process.kill()
+        usual.process.wait()
 
 
 async def read_all(client: socket.socket, received: bytearray) -> None:
