@@ -10,6 +10,7 @@ from scripts.benching.figures import Sample, medians, paired
 RATIOS = {
     "submit": ("req/s", "p99 ms"),
     "poll": ("req/s", "p99 ms"),
+    "lists": ("req/s", "p99 ms"),
     "drain": ("jobs/s", "CPU ms/job"),
     "inflight": ("of ideal", "worker MiB"),
     "latency": ("p50 ms", "p99 ms"),

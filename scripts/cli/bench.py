@@ -108,12 +108,11 @@ def _peers(bench: Bench, ours: list[Plantain]) -> None:
 def _show(bench: Bench, facts: dict[str, str], to: Path | None) -> None:
     if not bench.samples:
         return
-    text = f"\n{report.head(facts)}\n\n{report.tables(bench.samples, 'plantain')}\n"
-    bench.terminal.say(text)
-    if to:
+    if to:  # first: they took long to get
         found = {"machine": facts, "effort": vars(bench.effort), "samples": as_json(bench.samples)}
         to.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         bench.terminal.say(f"The samples are in {to}")
+    bench.terminal.say(f"\n{report.head(facts)}\n\n{report.tables(bench.samples, 'plantain')}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from scripts.benching.figures import Sample, medians, paired, percentile, waves
 from scripts.benching.meters import Meter, rss_mib
 from scripts.benching.parts import turns
 from scripts.benching.wire import Answer, Connection, Target, WireError
+from scripts.cli import bench
 
 
 def sample(subject: str, repeat: int, **figures: float) -> Sample:
@@ -79,6 +81,15 @@ def test_a_table_has_medians_and_paired_ratios() -> None:
 
 def test_a_part_with_one_subject_has_no_ratios() -> None:
     assert "ratio" not in report.tables([sample("plantain", 0, **{"req/s": 1})], "plantain")
+
+
+@pytest.mark.parametrize("part", ["submit", "poll", *bench.OF_OURS])
+def test_every_part_can_be_told_of_two_subjects(part: str) -> None:
+    """As ``growth`` does it with most of them: a report that fails takes an hour's figures along."""
+    found = [
+        replace(sample(name, 0, **{"req/s": 1}), part=f"growth, {part}") for name in ("plantain", "grown")
+    ]
+    assert "grown" in report.tables(found, "plantain")
 
 
 @pytest.mark.parametrize(
