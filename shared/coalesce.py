@@ -20,8 +20,15 @@ Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 
-class _Overdue(Exception):
-    """A batch took longer than callers are made to wait."""
+class _Lane:
+    """What carries batches, one after the other."""
+
+    __slots__ = ("given_up", "task")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None]
+        #: Its batch took longer than callers are made to wait.
+        self.given_up = False
 
 
 class Coalescer(Generic[Item, Result]):
@@ -76,63 +83,72 @@ class Coalescer(Generic[Item, Result]):
         self._waiting.append((item, future))
         if self._busy < self._lanes:
             self._busy += 1
-            task = asyncio.create_task(self._drain(), context=Context())  # it works for many callers
-            self._tasks.add(task)  # the loop itself keeps no strong reference
-            task.add_done_callback(self._tasks.discard)
+            lane = _Lane()
+            lane.task = asyncio.create_task(self._drain(lane), context=Context())  # it works for many callers
+            self._tasks.add(lane.task)  # the loop itself keeps no strong reference
+            lane.task.add_done_callback(self._tasks.discard)
         return await future
 
-    async def _drain(self) -> None:
+    async def _drain(self, lane: _Lane) -> None:
         try:
-            while self._waiting:
+            while self._waiting and not lane.given_up:
                 # One turn of the loop: who has just been answered asks again, and larger batches are cheaper for all.
                 await asyncio.sleep(0)
                 taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
                 # A caller that has gone needs no work done.
                 batch = [(item, future) for item, future in taken if not future.done()]
                 if batch:
-                    await self._run_batch(batch)
+                    await self._run_batch(lane, batch)
         finally:
             # In the same step as the look at an empty queue: an item that comes later finds the lane free.
-            self._busy -= 1
+            if not lane.given_up:
+                self._busy -= 1
 
     async def _run_batch(
         self,
+        lane: _Lane,
         batch: Sequence[tuple[Item, asyncio.Future[Result]]],
         rest: Sequence[tuple[Item, asyncio.Future[Result]]] = (),
     ) -> None:
         """Runs a batch; ``rest`` are those that come after it and lose patience with it."""
+        alarm = self._alarm(lane, [*batch, *rest])
         try:
-            results = await self._patiently([item for item, _ in batch])
-        except _Overdue as error:
-            for _, future in [*batch, *rest, *self._waiting]:
-                _settle(future, TimeoutError(*error.args))
-            self._waiting.clear()
-            return
+            results = await self._run([item for item, _ in batch])
         except BaseException as error:
-            if len(batch) == 1 or self._is_shared_fault(error) or isinstance(error, asyncio.CancelledError):
+            if len(batch) == 1 or self._is_shared_fault(error) or not isinstance(error, Exception):
                 for _, future in batch:
                     _settle(future, error)
                 if not isinstance(error, Exception):
                     raise
                 return
-            for position, pair in enumerate(batch):
-                if not pair[1].done():
-                    await self._run_batch([pair], batch[position + 1 :])
+        else:
+            for (_, future), result in zip(batch, results, strict=True):
+                _settle(future, result)
             return
-        for (_, future), result in zip(batch, results, strict=True):
-            _settle(future, result)
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+        for position, pair in enumerate(batch):
+            if not pair[1].done():
+                await self._run_batch(lane, [pair], batch[position + 1 :])
 
-    async def _patiently(self, items: Sequence[Item]) -> Sequence[Result | BaseException]:
+    def _alarm(
+        self, lane: _Lane, batch: Sequence[tuple[Item, asyncio.Future[Result]]]
+    ) -> asyncio.TimerHandle | None:
         if self._patience is None:
-            return await self._run(items)
-        task = asyncio.ensure_future(self._run(items))
-        done, _ = await asyncio.wait({task}, timeout=self._patience)
-        if not done:
-            task.add_done_callback(lambda late: late.cancelled() or late.exception())
-            # Not waited for. What has not gone out yet never does: its callers are told that it failed.
-            task.cancel()
-            raise _Overdue(f"no answer within {self._patience:g} s")
-        return task.result()
+            return None
+        callers = [future for _, future in batch]
+        return asyncio.get_running_loop().call_later(self._patience, self._give_up, lane, callers)
+
+    def _give_up(self, lane: _Lane, callers: Sequence[asyncio.Future[Result]]) -> None:
+        """Whoever waits is told; the lane is free for others, and what it does called off, which nobody waits for."""
+        for future in (*callers, *(future for _, future in self._waiting)):
+            _settle(future, TimeoutError(f"no answer within {self._patience:g} s"))
+        self._waiting.clear()
+        lane.given_up = True
+        self._busy -= 1
+        # What has not gone out yet never does: its callers are told that it failed.
+        lane.task.cancel()
 
 
 class SingleFlight(Generic[Key, Result]):

@@ -34,6 +34,14 @@ def storable(value: str) -> str:
     return value
 
 
+def empty(kind: type[list[Any] | dict[str, Any]]) -> Any:
+    """The default of a field that is empty unless it is given.
+
+    Made anew each time: a list that stands there as the default is copied, which takes five times as long.
+    """
+    return Field(default_factory=kind, json_schema_extra={"default": kind()})
+
+
 def each_once(items: list[Item]) -> list[Item]:
     return list(dict.fromkeys(items))
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.fields import Moment, each_once
+from shared.fields import Moment, each_once, empty
 from shared.jobs.fields import Duration, MetadataKey, MetadataValue, Tag, to_come
 from shared.jobs.status import OnUnknown, Priority, State, WaitingReason
 from shared.kinds.base import Whole
@@ -74,11 +74,11 @@ class JobSubmit(BaseModel):
         list[Tag],
         Field(max_length=16, description="Words of your own, to list jobs by.", examples=[["env:prod"]]),
         AfterValidator(each_once),
-    ] = []
+    ] = empty(list)
     metadata: Annotated[
         dict[MetadataKey, MetadataValue],
         Field(max_length=16, description="Texts of your own, to list jobs by.", examples=[{"user": "42"}]),
-    ] = {}
+    ] = empty(dict)
     webhook_url: Annotated[
         Url | None,
         Field(

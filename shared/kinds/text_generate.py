@@ -10,6 +10,7 @@ import orjson
 from pydantic import Field, model_validator
 
 from shared.errors import FieldError
+from shared.fields import empty
 from shared.kinds.base import Accepted, InputRejected, KindInput, StoredImage, Whole, not_allowed
 from shared.providers.base import Generation, ImageBytes, Message, TextRequest
 from shared.providers.catalog import ModelSpec, TextCapabilities
@@ -46,7 +47,9 @@ class TextInput(KindInput):
     top_p: Annotated[float | None, Field(ge=0, le=1)] = None
     top_k: Annotated[Whole | None, Field(ge=1)] = None
     seed: Annotated[Whole | None, Field(ge=0, le=2**31 - 1)] = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=16)] = []
+    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=16)] = empty(
+        list
+    )
     thinking_level: Annotated[
         str | None, Field(description="How much the model may think; see the model's capabilities.")
     ] = None
