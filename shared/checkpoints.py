@@ -10,7 +10,7 @@ the point takes the order by moving it into ``taken/`` (one order, one process) 
 An order whose SERIAL is ``always`` stays, for jobs that meet it every time. The points:
 
     API      inserting (before the statement)  inserted (before the commit, under a key or of a batch)
-             committed (before the message is sent)
+             committed (before its message is sent, where that is not on its way since the insert)
     worker   popped (before the claim)  claimed  sent (noted, before the call)  answered (before the record)
              artifacts (written, before the ending)  recorded
 """

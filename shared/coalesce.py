@@ -2,7 +2,7 @@
 
 While a batch is under way, the calls that arrive are collected; the next batch carries them all.
 There is no timer: a lone call starts at once and waits for nothing. Under load, one statement,
-one commit and one round trip serve many callers.
+one commit and one round trip serve many callers; each batch then gathers for one turn of the loop.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ class Coalescer(Generic[Item, Result]):
         self._patience = patience
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._busy = 0
+        #: The last batch carried several, so the next one probably will.
+        self._crowded = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: Item) -> Result:
@@ -92,9 +94,11 @@ class Coalescer(Generic[Item, Result]):
     async def _drain(self, lane: _Lane) -> None:
         try:
             while self._waiting and not lane.given_up:
-                # One turn of the loop: who has just been answered asks again, and larger batches are cheaper for all.
-                await asyncio.sleep(0)
+                if self._crowded:
+                    # One turn of the loop: who has just been answered asks again, and larger batches are cheaper for all.
+                    await asyncio.sleep(0)
                 taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
+                self._crowded = len(taken) > 1
                 # A caller that has gone needs no work done.
                 batch = [(item, future) for item, future in taken if not future.done()]
                 if batch:

@@ -31,6 +31,11 @@ class Outage:
         #: When a try last failed (monotonic), and how.
         self.last: tuple[float, BaseException | None] = (float("-inf"), None)
 
+    @property
+    def lasts(self) -> bool:
+        """The last tries failed."""
+        return self._going is not None
+
     def failed(self, error: BaseException) -> None:
         """A try failed because the thing is away; there will be others."""
         now = time.monotonic()

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextvars import Context
 from typing import ClassVar
 from uuid import UUID
 
@@ -37,6 +38,8 @@ SOCKET_CONNECT_TIMEOUT = 3
 #: After a failed publish, how long the next ones don't try.
 _REST_SECONDS = 2.0
 _MESSAGES_AT_ONCE = 500
+#: How long a worker waits for the job of a message that came ahead of it, seconds.
+AHEAD_SECONDS = 2.0
 
 
 def queue_name(kind_queue: str, priority: str) -> str:
@@ -134,6 +137,10 @@ class Doorbell:
                 unsent += [job_id for job_id, _ in batch]
         return unsent
 
+    def ring_ahead(self, jobs: Sequence[tuple[UUID, str]]) -> RingAhead:
+        """Begins to send messages about jobs that are being stored; see ``RingAhead``."""
+        return RingAhead(self, jobs)
+
     async def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """How many messages lie in each queue.
 
@@ -175,3 +182,27 @@ class Doorbell:
         if queue not in self._envelopes:
             self._envelopes[queue] = Envelope(self._app, queue)
         return self._envelopes[queue]
+
+
+class RingAhead:
+    """Messages that are sent while their jobs are stored: the way to a worker takes as long as the commit.
+
+    A worker that is faster waits for the job, for ``AHEAD_SECONDS``; so where storing takes long, it is rung again.
+    """
+
+    def __init__(self, doorbell: Doorbell, jobs: Sequence[tuple[UUID, str]]) -> None:
+        self._doorbell = doorbell
+        self._jobs = jobs
+        self._began = time.monotonic()
+        self._ringing = asyncio.create_task(doorbell.ring(jobs), context=Context())
+
+    async def stored(self) -> list[UUID]:
+        """To be called when the jobs are there. Answers the ids of those whose messages are not known to be sent."""
+        unsent = await self._ringing
+        if time.monotonic() - self._began < AHEAD_SECONDS / 4:
+            return unsent
+        return await self._doorbell.ring(self._jobs)
+
+    def call_off(self) -> None:
+        """The jobs were not stored."""
+        self._ringing.cancel()

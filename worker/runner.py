@@ -10,12 +10,12 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Row
@@ -28,6 +28,7 @@ from shared.coalesce import Coalescer
 from shared.config import Settings
 from shared.db import Database, HeldError, is_unavailable
 from shared.jobs import claims, outcomes, queries
+from shared.jobs.claims import Left
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.kinds import KINDS, StoredImage
 from shared.kinds.base import INPUT_URLS
@@ -45,6 +46,7 @@ from shared.providers.base import (
 )
 from shared.providers.catalog import ImageCapabilities, ModelSpec, catalog
 from shared.providers.pricing import estimate
+from shared.queue import AHEAD_SECONDS
 from shared.wakeups import Wakeups
 from worker.accounts import Account
 from worker.deltas import DeltaSender, LiveText
@@ -63,6 +65,10 @@ _NOTED_BY_CLAIM = tuple(name for name, kind in KINDS.items() if kind.queue == "t
 _NOTE_HOLDS = 0.25
 #: Beyond a driver's own deadline: it must never come to this.
 _DRIVER_GRACE_SECONDS = 5.0
+#: While a message is ahead of its job: the first wait for it, and the longest.
+_LOOK_SECONDS = 0.001, 0.256
+#: After one that never came, for so long one of so many slots at most waits for such a job.
+_DOUBTFUL_SECONDS, _DOUBTFUL_SHARE = 10.0, 4
 
 Result = TypeVar("Result")
 
@@ -112,7 +118,7 @@ class Runner:
         self._recorder = Recorder(database, wakeups)
         self._deltas = DeltaSender(wakeups.redis)
         self._backoff = Backoff(settings.retry_base_seconds, settings.retry_cap_seconds)
-        self._claims: Coalescer[UUID, Row[Any] | bool] = Coalescer(
+        self._claims: Coalescer[UUID, Row[Any] | Left | None] = Coalescer(
             self._claim_batch, is_shared_fault=is_unavailable
         )
         # Apart from the others, which must not wait for a gate's lock.
@@ -122,6 +128,9 @@ class Runner:
         self._notes: Coalescer[dict[str, Any], bool] = Coalescer(
             self._note_batch, is_shared_fault=is_unavailable
         )
+        #: Jobs whose messages came first, and until when (monotonic) such messages are doubted.
+        self._awaited = 0
+        self._doubts_until = 0.0
 
     async def close(self) -> None:
         """Passes on what text there is; to be called when nothing runs any more."""
@@ -193,15 +202,42 @@ class Runner:
 
     async def _ring_again(self, job_id: UUID) -> str:
         """This worker takes nothing more: the message goes to another, and its job need not wait for the reconciler."""
-        async with self._database.transaction() as db:
-            await queries.unpublish(db, [job_id])
+        for wait in _looks():
+            async with self._database.transaction() as db:
+                if await queries.unpublish(db, [job_id]):
+                    break
+            await asyncio.sleep(wait)
         return "left to another worker"
 
     async def _claim(self, job_id: UUID) -> Row[Any] | None:
+        """The job as it was claimed; None where there is nothing to do."""
         claimed = await self._claims(job_id)
-        if isinstance(claimed, bool):
-            return await self._gated_claims(job_id) if claimed else None
+        if claimed is Left.NOT_YET:
+            claimed = await self._claim_when_stored(job_id)
+        if claimed is Left.AT_GATE:
+            return await self._gated_claims(job_id)
         return claimed
+
+    async def _claim_when_stored(self, job_id: UUID) -> Row[Any] | Literal[Left.AT_GATE] | None:
+        """Of a job whose message came first."""
+        if not self._may_wait():
+            return None
+        self._awaited += 1
+        try:
+            for wait in _looks():
+                await asyncio.sleep(wait)
+                claimed = await self._claims(job_id)
+                if claimed is not Left.NOT_YET:
+                    return claimed
+        finally:
+            self._awaited -= 1
+        self._doubts_until = time.monotonic() + _DOUBTFUL_SECONDS
+        return None
+
+    def _may_wait(self) -> bool:
+        """After a restore, thousands of messages have no jobs: they get few of the slots."""
+        doubts = time.monotonic() < self._doubts_until
+        return not doubts or self._awaited < max(1, self._settings.worker_concurrency // _DOUBTFUL_SHARE)
 
     async def _patiently(self, work: Callable[[], Awaitable[Result]], *, until: float = math.inf) -> Result:
         """Does what needs the database; while that is away, again, until a monotonic time or the process's end."""
@@ -371,10 +407,10 @@ class Runner:
             return outcomes.not_storable(outcomes.succeeded(job, {}, served), type(error).__name__), ()
         return outcomes.succeeded(job, result, served), generation.images
 
-    async def _claim_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | bool | Exception]:
-        """For each its row; else whether it waits at a gate."""
+    async def _claim_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | Left | Exception | None]:
+        """For each its row; else whether it may be had yet."""
         unique = list(dict.fromkeys(ids))
-        claimed, gated = await claims.claim(
+        claimed, left = await claims.claim(
             self._database.direct,
             unique,
             worker=self._name,
@@ -384,9 +420,9 @@ class Runner:
         )
         self._wakeups.changed([(row.project_id, row.id) for row in claimed.values()])
         # Of two messages for one job in one batch, the first gets it.
-        if isinstance(gated, Exception):
-            return [claimed.pop(job_id, gated) for job_id in ids]
-        return [claimed.pop(job_id, job_id in gated) for job_id in ids]
+        if isinstance(left, Exception):
+            return [claimed.pop(job_id, left) for job_id in ids]
+        return [claimed.pop(job_id, left.get(job_id)) for job_id in ids]
 
     async def _claim_gated_batch(self, ids: Sequence[UUID]) -> Sequence[Row[Any] | None]:
         unique = list(dict.fromkeys(ids))
@@ -408,6 +444,16 @@ class Runner:
         left = [(row["job_id"], row["number"]) for row in rows if row["job_id"] not in sent]
         may_call = await queries.present(db, left) if left else {}
         return [HeldError() if may_call.get(row["job_id"], False) else row["job_id"] in sent for row in rows]
+
+
+def _looks() -> Iterator[float]:
+    """How long to wait, in seconds, between looks for a job whose message may be ahead of it."""
+    wait, longest = _LOOK_SECONDS
+    waited = 0.0
+    while waited < AHEAD_SECONDS:
+        yield wait
+        waited += wait
+        wait = min(wait * 2, longest)
 
 
 def _digests(images: Sequence[ImageBytes]) -> list[str]:

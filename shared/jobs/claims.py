@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
@@ -25,20 +26,32 @@ from shared.jobs.status import WaitingReason
 _RELEASE_AT_MOST = 500
 
 
+class Left(Enum):
+    """Why a claim did not get a job that it may yet get."""
+
+    #: Its model has a gate: ``claim_through_gates``.
+    AT_GATE = "at_gate"
+    #: Its message came before it did, or its row was locked.
+    NOT_YET = "not_yet"
+
+
 async def claim(
     db: Executor, ids: Sequence[UUID], *, worker: str, lease: float, grace: float, noted: Sequence[str] = ()
-) -> tuple[dict[UUID, Row[Any]], set[UUID] | Exception]:
-    """Claims what may run now (see ``queries.claim``), and answers which of the others wait at a gate.
+) -> tuple[dict[UUID, Row[Any]], dict[UUID, Left] | Exception]:
+    """Claims what may run now (see ``queries.claim``), and answers which of the others may be claimed yet.
 
-    Those are for ``claim_through_gates``, in a transaction of its own: this one must wait for nobody. What was claimed
-    stays so where the gates cannot be asked: then their error is answered.
+    Those at gates are for ``claim_through_gates``, in a transaction of its own: this one must wait for nobody. What was
+    claimed stays so where nobody can say what became of the others: then the error is answered.
     """
     claimed = await queries.claim(db, ids, worker=worker, lease=lease, grace=grace, noted=noted)
-    left = [job_id for job_id in ids if job_id not in claimed]
+    passed_over = [job_id for job_id in ids if job_id not in claimed]
+    if not passed_over:
+        return claimed, {}
     try:
-        return claimed, {row.id for row in await queries.at_gates(db, left)} if left else set()
+        left = await queries.left(db, passed_over)
     except Exception as error:  # noqa: BLE001  handed on
         return claimed, error
+    return claimed, {job_id: Left.AT_GATE if at_gate else Left.NOT_YET for job_id, at_gate in left.items()}
 
 
 async def claim_through_gates(

@@ -313,6 +313,15 @@ _AT_GATES = text(f"""
     ORDER BY {_URGENCY}, created_at, id
 """)
 
+_LEFT = text("""
+    SELECT wanted.id, coalesce(at_gate, false) AS at_gate
+    FROM unnest(CAST(:ids AS uuid[])) AS wanted(id) LEFT JOIN jobs j ON j.id = wanted.id
+    LEFT JOIN LATERAL (SELECT EXISTS (SELECT FROM model_gates WHERE model_gates.model = j.model)) AS g(at_gate) ON true
+    WHERE j.id IS NULL
+       OR j.state = 'queued' AND j.scheduled_at <= now()
+          AND (at_gate OR (j.expires_at IS NULL OR j.expires_at > now()) AND j.attempt - j.snoozes < j.max_attempts)
+""")
+
 _PARK = text("""
     WITH j AS (
         SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued'
@@ -351,7 +360,7 @@ _UNPUBLISH = text("""
         SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'queued'
         ORDER BY id FOR UPDATE SKIP LOCKED
     )
-    UPDATE jobs SET published_at = NULL FROM j WHERE jobs.id = j.id
+    UPDATE jobs SET published_at = NULL FROM j WHERE jobs.id = j.id RETURNING jobs.id
 """)
 
 _STALE_QUEUES = text("""
@@ -513,6 +522,14 @@ async def at_gates(db: Executor, ids: Sequence[UUID]) -> list[Row[Any]]:
     return list(await db.execute(_AT_GATES, {"ids": list(ids)}))
 
 
+async def left(db: Executor, ids: Sequence[UUID]) -> dict[UUID, bool]:
+    """Of jobs that a claim passed over, those that one may yet get, and whether only through their model's gate.
+
+    The others are not stored yet, were stored since, or were locked.
+    """
+    return {row.id: row.at_gate for row in await db.execute(_LEFT, {"ids": list(ids)})}
+
+
 async def park(db: AsyncConnection, ids: Sequence[UUID], *, until: datetime | None, reason: str) -> None:
     """Sends jobs back to wait for their model's gate; beat releases them when it opens.
 
@@ -602,9 +619,12 @@ async def dispatch_due(db: AsyncConnection, *, limit: int) -> list[tuple[UUID, s
     return [(row.id, row.queue) for row in await db.execute(_DISPATCH_DUE, {"limit": limit})]
 
 
-async def unpublish(db: AsyncConnection, ids: Sequence[UUID]) -> None:
-    """Notes that a message was not sent after all; the next dispatch sends it. For one passed over: see ``park``."""
-    await db.execute(_UNPUBLISH, {"ids": list(ids)})
+async def unpublish(db: AsyncConnection, ids: Sequence[UUID]) -> set[UUID]:
+    """Notes that a message was not sent after all; the next dispatch sends it. For one passed over: see ``park``.
+
+    Answers the ids of those noted.
+    """
+    return {row.id for row in await db.execute(_UNPUBLISH, {"ids": list(ids)})}
 
 
 async def stale_queues(db: AsyncConnection, *, after: float) -> list[tuple[str, int, int]]:

@@ -28,11 +28,14 @@ from shared.jobs.schemas import JobSubmit
 from shared.jobs.status import FINAL, State
 from shared.kinds.base import Accepted, Kind
 from shared.providers.catalog import ModelSpec
-from shared.queue import Doorbell, queue_name
+from shared.queue import Doorbell, RingAhead, queue_name
 from shared.wakeups import Wakeups
 from shared.webhooks.service import JobWebhooks
 
 log = logging.getLogger(__name__)
+
+#: So many new jobs at most are told of while they are stored.
+_FEW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,17 +260,35 @@ class JobService:
     async def _submit_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[NewJob]:
         for row in rows:
             await checkpoint("inserting", row["id"])
-        stored = await queries.submit(self._database.direct, rows)
+        ahead = self._ring_ahead(rows)
+        try:
+            stored = await queries.submit(self._database.direct, rows)
+        except BaseException:
+            if ahead is not None:
+                ahead.call_off()
+            raise
         jobs = [stored[row["id"]] for row in rows]
-        await self._publish(jobs)
+        await self._publish(jobs, ahead)
         return jobs
 
-    async def _publish(self, jobs: Sequence[NewJob]) -> None:
+    def _ring_ahead(self, rows: Sequence[dict[str, Any]]) -> RingAhead | None:
+        """Rings for a few jobs while they are stored; for many, a worker would only wait for them, instead of working.
+
+        Nor where they will hardly be stored: a worker would wait for what never comes.
+        """
+        if len(rows) > _FEW or any(row["scheduled_at"] for row in rows) or self._database.outage.lasts:
+            return None
+        return self._doorbell.ring_ahead([(row["id"], row["queue"]) for row in rows])
+
+    async def _publish(self, jobs: Sequence[NewJob], ahead: RingAhead | None = None) -> None:
         """Tells workers and whoever waits about jobs that are stored. The broker being away fails nothing."""
         for job in jobs:
             await checkpoint("committed", job.id)
         self._wakeups.changed([(job.project_id, job.id) for job in jobs])
-        unsent = await self._doorbell.ring([(job.id, job.queue) for job in jobs if job.published])
+        if ahead is not None:
+            unsent = await ahead.stored()
+        else:
+            unsent = await self._doorbell.ring([(job.id, job.queue) for job in jobs if job.published])
         if unsent:
             await self._note_unpublished(unsent)
 

@@ -15,6 +15,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from uuid_utils.compat import uuid7
 
 from scripts.embedded import EmbeddedPostgres
 from shared import storage
@@ -102,6 +103,108 @@ class TestSuccess:
         assert sorted(states) == ["nothing to do"] * 25 + ["succeeded"] * 25
         assert all(calls(simulator, job_id) == {"1": 1} for job_id in ids)
         assert len(worker.flights) == 0
+
+
+class TestMessageAhead:
+    """A lone submit rings while its job is being stored, so its message may come first."""
+
+    async def test_the_job_comes_later(
+        self, worker: Worker, table: Table, simulator: RunningSimulator
+    ) -> None:
+        job_id = uuid7()
+        running = asyncio.create_task(worker.run(job_id))
+        await asyncio.sleep(0.05)
+        assert not running.done()
+        await table.add(id=job_id)
+        assert await running == "succeeded"
+        job = await table.get(job_id)
+        assert (job.started_at - job.created_at).total_seconds() < 0.4
+        assert calls(simulator, job_id) == {"1": 1}
+
+    async def test_two_workers_heard_of_it(
+        self, workers: Workers, table: Table, simulator: RunningSimulator
+    ) -> None:
+        job_id = uuid7()
+        async with workers(name="a") as first, workers(name="b") as second:
+            running = asyncio.gather(first.run(job_id), second.run(job_id), first.run(job_id))
+            await asyncio.sleep(0.05)
+            await table.add(id=job_id)
+            assert sorted(await running) == ["nothing to do", "nothing to do", "succeeded"]
+        assert calls(simulator, job_id) == {"1": 1}
+
+    async def test_the_job_comes_later_and_waits_at_a_gate(self, worker: Worker, table: Table) -> None:
+        async with table.database.transaction() as db:
+            await gates.pause(
+                db,
+                "gemini-flash",
+                seconds=60,
+                exact=True,
+                longest=60,
+                reason="rate_limited",
+                learned_rpm=None,
+            )
+        job_id = uuid7()
+        running = asyncio.create_task(worker.run(job_id))
+        await asyncio.sleep(0.05)
+        await table.add(id=job_id)
+        assert await running == "nothing to do"
+        assert (await table.get(job_id)).waiting_reason == "rate_limited"
+
+    async def test_the_job_never_comes(self, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("worker.runner.AHEAD_SECONDS", 0.1)
+        asked = time.monotonic()
+        assert await worker.run(uuid7()) == "nothing to do"
+        assert 0.1 <= time.monotonic() - asked < 1
+
+    async def test_after_one_that_never_came_most_slots_are_left_to_jobs_that_are_there(
+        self, workers: Workers, table: Table, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Messages of a database that was restored, or made anew: thousands of them must not stop the work."""
+        async with workers(worker_concurrency=8) as worker:
+            with monkeypatch.context() as soon:
+                soon.setattr("worker.runner.AHEAD_SECONDS", 0.1)
+                await asyncio.gather(*(worker.run(uuid7()) for _ in range(8)))
+            ghosts = [asyncio.create_task(worker.run(uuid7())) for _ in range(50)]
+            await asyncio.sleep(0.2)
+            assert sum(not ghost.done() for ghost in ghosts) == 2
+            assert await worker.run(await table.add()) == "succeeded"
+            assert set(await asyncio.gather(*ghosts)) == {"nothing to do"}
+
+    async def test_every_slot_may_wait(self, workers: Workers, table: Table) -> None:
+        """A message that was not waited for is missed until beat sends it again."""
+        async with workers(worker_concurrency=4) as worker:
+            ids = [uuid7() for _ in range(4)]
+            running = asyncio.gather(*(worker.run(job_id) for job_id in ids))
+            await asyncio.sleep(0.05)
+            for job_id in ids:
+                await table.add(id=job_id)
+            assert await running == ["succeeded"] * 4
+
+    async def test_a_job_that_is_done_is_not_waited_for(self, worker: Worker, table: Table) -> None:
+        job_id = await table.add()
+        await table.cancel(job_id)
+        asked = time.monotonic()
+        assert await worker.run(job_id) == "nothing to do"
+        assert time.monotonic() - asked < 0.5
+
+    async def test_a_row_that_is_locked_for_a_moment(self, worker: Worker, table: Table) -> None:
+        job_id = await table.add()
+        async with table.database.transaction() as db:
+            await db.execute(text("SELECT FROM jobs WHERE id = :id FOR UPDATE"), {"id": job_id})
+            running = asyncio.create_task(worker.run(job_id))
+            await asyncio.sleep(0.1)
+        assert await running == "succeeded"
+
+    async def test_a_worker_that_was_told_to_stop_leaves_it_to_another(
+        self, worker: Worker, table: Table
+    ) -> None:
+        worker.flights.draining = True
+        job_id = uuid7()
+        running = asyncio.create_task(worker.run(job_id))
+        await asyncio.sleep(0.05)
+        await table.add(id=job_id)
+        assert await running == "left to another worker"
+        assert (await table.get(job_id)).published_at is None
 
 
 class TestErrors:

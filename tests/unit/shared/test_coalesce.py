@@ -28,7 +28,7 @@ class Recorder:
 
 
 async def begun(recorder: Recorder) -> None:
-    """The first batch is under way; it has gathered for a turn of the loop."""
+    """A batch is under way."""
     async with asyncio.timeout(5):
         while not recorder.batches:
             await asyncio.sleep(0)
@@ -39,6 +39,26 @@ async def test_what_comes_in_one_turn_of_the_loop_is_one_batch() -> None:
     coalescer: Coalescer[int, int] = Coalescer(recorder.run)
     assert await asyncio.gather(*(coalescer(number) for number in (1, 2, 3))) == [2, 4, 6]
     assert recorder.batches == [[1, 2, 3]]
+
+
+async def test_only_after_a_crowd_does_a_batch_gather_for_a_turn() -> None:
+    """A lone call would wait for nobody; where several came, those that were just answered ask again."""
+    recorder = Recorder()
+    coalescer: Coalescer[int, int] = Coalescer(recorder.run)
+
+    async def turns_of_a_call() -> int:
+        recorder.batches.clear()
+        task, turns = asyncio.create_task(coalescer(1)), 0
+        while not recorder.batches:
+            await asyncio.sleep(0)
+            turns += 1
+        await task
+        return turns
+
+    alone = await turns_of_a_call()
+    await asyncio.gather(coalescer(2), coalescer(3))
+    assert await turns_of_a_call() == alone + 1
+    assert await turns_of_a_call() == alone
 
 
 async def test_one_caller_calling_again_at_once_is_always_served() -> None:

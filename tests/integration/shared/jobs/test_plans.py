@@ -96,6 +96,7 @@ async def check_hot_statements(grown: Jobs) -> None:
             "(pk_jobs|ix_jobs_running)",
         ),
         "submit": (queries._SUBMIT, {"rows": queries._json([grown.row() for _ in range(20)])}, ""),
+        "left": (queries._LEFT, {"ids": queued}, "pk_jobs"),
         "at gates": (queries._AT_GATES, {"ids": queued}, "pk_jobs"),
         "park": (queries._PARK, {"ids": queued, "until": None, "reason": "rate_limited"}, "pk_jobs"),
         "published": (queries._PUBLISHED, {"model": "gemini-flash"}, "ix_jobs_published"),

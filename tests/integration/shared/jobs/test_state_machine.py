@@ -346,9 +346,10 @@ class Lives(RuleBasedStateMachine):
         async def both(db: AsyncConnection) -> dict[UUID, Row[Any]]:
             how: dict[str, Any] = {"worker": worker, "lease": lease, "grace": GRACE}
             how["noted"] = ["text.generate"] if noted else []
-            claimed, gated = await claims.claim(db, ids, **how)
-            assert not isinstance(gated, Exception)
-            return claimed | await claims.claim_through_gates(db, list(gated), **how)
+            claimed, left = await claims.claim(db, ids, **how)
+            assert not isinstance(left, Exception)
+            at_gates = [job_id for job_id in left if left[job_id] is claims.Left.AT_GATE]
+            return claimed | await claims.claim_through_gates(db, at_gates, **how)
 
         rows = self.lab.do(both)
         assert set(rows) == self.world.claim(ids, worker, lease, GRACE, noted=noted)
