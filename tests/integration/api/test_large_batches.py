@@ -22,6 +22,7 @@ from shared.wakeups import Wakeups
 from tests import factories
 from tests.integration.api.conftest import bearer
 from tests.integration.api.test_server import Server, server
+from tests.patience import PATIENCE
 from worker.maintenance import Maintenance
 
 __all__ = ["server"]
@@ -155,7 +156,7 @@ async def test_a_batch_is_followed_to_its_end(
     made = (await http.post("/api/v1/batches", json={"jobs": [job(1), job(2)]})).json()
     doorbell = Doorbell(settings)
     maintenance = Maintenance(database, settings, doorbell, wakeups)
-    async with http.stream("GET", made["events_url"]) as stream, asyncio.timeout(20):
+    async with http.stream("GET", made["events_url"]) as stream, asyncio.timeout(2 * PATIENCE):
         lines = stream.aiter_lines()
         first = await told(lines)
         assert (first["event"], first["data"]["counts"]["queued"], "id" in first) == (
@@ -175,7 +176,7 @@ async def test_a_batch_is_followed_to_its_end(
     await doorbell.close()
     again = await http.get(made["events_url"], headers={"Last-Event-ID": last["id"]})
     assert (again.status_code, again.content) == (204, b"")
-    async with http.stream("GET", "/api/v1/events?last_event_id=0") as stream, asyncio.timeout(20):
+    async with http.stream("GET", "/api/v1/events?last_event_id=0") as stream, asyncio.timeout(2 * PATIENCE):
         lines = stream.aiter_lines()
         async for line in lines:
             if line == f"id: {last['id']}":

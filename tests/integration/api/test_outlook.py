@@ -19,6 +19,7 @@ from shared.db import Database
 from shared.jobs.schemas import JobView
 from shared.jobs.status import State
 from tests import factories
+from tests.patience import PATIENCE
 
 #: Each published a millisecond after the one before, the first ten minutes ago.
 FILL = text("""
@@ -149,7 +150,7 @@ async def test_a_client_that_knows_its_place_learns_of_a_better_one(
     known = {"If-None-Match": first.headers["etag"]}
     assert (await look(client, job_id, **known)).status_code == 304
     await run(database, "DELETE FROM jobs WHERE id <> :id", id=job_id)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while (moved := await look(client, job_id, **known)).status_code == 304:
             await asyncio.sleep(0.1)
     assert (first.json()["queue_position"], moved.json()["queue_position"]) == (11, 1)

@@ -21,6 +21,7 @@ from shared.config import Settings
 from shared.db import Database
 from tests import factories
 from tests.integration.api.conftest import problem
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ async def submit(client: httpx.AsyncClient, **changes: Any) -> httpx.Response:
 
 
 async def until_told(redis: Redis, count: int) -> list[str]:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         while len(await told(redis)) < count:
             await asyncio.sleep(0.005)
     return await told(redis)

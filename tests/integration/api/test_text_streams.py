@@ -28,6 +28,7 @@ from tests.conftest import SettingsFactory
 from tests.contract.conftest import RunningSimulator, simulator
 from tests.integration.api.conftest import bearer, problem
 from tests.integration.worker.conftest import Scripted, Worker, Workers, said, workers
+from tests.patience import PATIENCE
 from worker.deltas import DeltaSender
 
 __all__ = ["simulator", "workers"]
@@ -83,7 +84,7 @@ class Follower:
         self.times: list[float] = []
         self.names: list[str] = []
 
-    async def next(self, seconds: float = 5) -> dict[str, Any]:
+    async def next(self, seconds: float = PATIENCE) -> dict[str, Any]:
         fields: dict[str, str] = {}
         async with asyncio.timeout(seconds):
             async for line in self._lines:
@@ -101,7 +102,7 @@ class Follower:
             self._take(data)
         return data
 
-    async def until(self, name: str, seconds: float = 5) -> dict[str, Any]:
+    async def until(self, name: str, seconds: float = PATIENCE) -> dict[str, Any]:
         async with asyncio.timeout(seconds):
             while True:
                 data = await self.next()
@@ -234,8 +235,8 @@ async def test_redis_may_die_in_the_middle(
         await client.until("delta")
         valkey.kill()
         assert await running == "succeeded"
-        assert time.monotonic() - begun < 3  # nobody waited for Redis
-        await client.until("job.succeeded", 8)
+        assert time.monotonic() - begun < 6  # nobody waited for Redis
+        await client.until("job.succeeded")
     assert client.text == await result_of(http, job_id)
 
 
@@ -300,7 +301,7 @@ async def test_a_slow_sender_is_never_waited_for(wakeups: Wakeups) -> None:
     begun = time.monotonic()
     for _ in range(10_000):
         live.add("a word ")
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 3
     await asyncio.sleep(0.2)
     kept = await wakeups.redis.get(key_of(UUID(int=1), 1))
     assert kept == b"a word " * 10_000

@@ -32,7 +32,6 @@ def test_submits_are_measured_beside_the_baselines(tmp_path: Path) -> None:
     assert {subject for _, subject in rates} == {"plantain", "tutorial", "empty handler"}
     assert len(rates) == 6
     assert all(rate > 10 for rate in rates.values())
-    assert rates["8 connections", "empty handler"] > rates["8 connections", "plantain"]
     assert report["machine"]["PostgreSQL"]
 
 

@@ -121,7 +121,7 @@ def test_signal_ends_the_watch_and_a_second_one_hurries(bench: Bench) -> None:
         supervisor.watch()
         os.kill(os.getpid(), signal.SIGINT)
     assert gone(program.pid)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 40
 
 
 def test_signal_while_starting_stops_what_was_started(bench: Bench) -> None:

@@ -21,6 +21,7 @@ from shared.wakeups import Wakeups
 from tests import factories
 from tests.conftest import SettingsFactory
 from tests.contract.conftest import RunningSimulator, simulator
+from tests.patience import PATIENCE
 from worker.flights import Flights
 from worker.maintenance import Maintenance
 from worker.objection import Objection
@@ -179,7 +180,7 @@ class Table:
         async with self.database.transaction() as db:
             await db.execute(text(statement), parameters)
 
-    async def until(self, condition: str, seconds: float = 5, **parameters: Any) -> None:
+    async def until(self, condition: str, seconds: float = PATIENCE, **parameters: Any) -> None:
         """Waits until ``SELECT condition`` says true."""
         async with asyncio.timeout(seconds):
             while not (await self.ask(f"SELECT {condition} AS yes", **parameters))[0].yes:

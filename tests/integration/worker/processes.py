@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from shared.config import Settings
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[3]
 WORKER = ("-m", "worker")
@@ -90,7 +91,7 @@ class Process:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running:\n{self.output[-3000:]}") from None
 
-    def wait_for_output(self, words: str, seconds: float = 20) -> None:
+    def wait_for_output(self, words: str, seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while words not in self.output:
             assert self.alive, self.output[-3000:]

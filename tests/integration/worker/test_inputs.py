@@ -20,6 +20,7 @@ from shared.uploads import queries as uploads
 from shared.uploads.service import UploadService
 from tests import factories
 from tests.integration.worker.conftest import Scripted, Table, Workers
+from tests.patience import PATIENCE
 from tests.pictures import animated, bomb, picture
 from worker.inputs import InputImages
 from worker.maintenance import Maintenance
@@ -75,7 +76,7 @@ async def gallery() -> AsyncIterator[Gallery]:
     made.port = server.sockets[0].getsockname()[1]
     yield made
     server.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE / 2):
         while made.closed < len(made.asked):
             await asyncio.sleep(0.01)
 
@@ -216,12 +217,12 @@ async def test_a_host_that_hangs_holds_up_its_own_fetches_only(settings: Setting
     gallery.pause = 30.0
     hanging = [asyncio.create_task(inputs.ready({}, {"0": url}, can, 20)) for _ in range(20)]
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE / 2):
             while len(gallery.asked) < 8:
                 await asyncio.sleep(0.01)
         gallery.pause = 0.0
         elsewhere = url.replace("127.0.0.1", "localhost")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE / 2):
             (found,) = await inputs.ready({}, {"0": elsewhere}, can, 20)
         assert (found.data, len(gallery.asked)) == (PNG, 9)
     finally:
@@ -237,7 +238,7 @@ async def test_a_cancel_ends_a_fetch_at_once(table: Table, workers: Workers, gal
     job_id = await add(table, {"0": gallery.put("/slow.png", PNG)})
     async with workers(painter) as worker:
         run = asyncio.create_task(worker.run(job_id))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE / 2):
             while not gallery.asked:
                 await asyncio.sleep(0.01)
             await table.cancel(job_id)

@@ -12,6 +12,7 @@ from scripts.embedded import EmbeddedPostgres
 from shared.logging import JsonFormatter
 from shared.providers.base import Call, PermanentError, RateLimitedError, RetryableError
 from tests.integration.worker.conftest import Scripted, Table, Worker, Workers, said
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ async def test_an_outage_is_told_once_with_its_reason(
         await asyncio.sleep(1.5)
         await asyncio.to_thread(postgres.start)
         assert await asyncio.gather(*runs) == ["succeeded"] * 5
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while len(lines("shared.db")) < 2:
                 await asyncio.sleep(0.1)
     began, over = lines("shared.db")

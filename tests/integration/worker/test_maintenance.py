@@ -108,7 +108,7 @@ class TestDispatch:
         assert before[0].published_at is None
         for _ in range(5):
             assert await maintenance.dispatch_due() == 0
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 6
         assert await table.ask("SELECT xmin, published_at FROM jobs") == before, "not marked again and again"
         await asyncio.to_thread(valkey.start)
         await asyncio.sleep(2.1)

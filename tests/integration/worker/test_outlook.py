@@ -24,9 +24,9 @@ from tests.integration.worker.processes import WORKER, Process, environment_of
 
 pytestmark = pytest.mark.timeout(90)
 
-JOBS = 1500
-#: Twenty calls of 50 ms at once: 400 jobs a second at best.
-LATENCY = "[[sim:latency=0.05]]"
+JOBS = 600
+#: Twenty calls of 250 ms at once: 80 jobs a second, which a machine with little time to spare reaches too.
+LATENCY = "[[sim:latency=0.25]]"
 
 
 @pytest.fixture
@@ -82,18 +82,18 @@ async def test_places_are_real_and_estimates_are_near(
         assert (await look(ids[-1]))["queue_position"] in range(JOBS - 9, JOBS + 1)
         with Process(WORKER, environment_of(settings), tmp_path / "worker.log"):
             # Told once it has been seen how long attempts take: before, the catalogue's 2.5 s count.
-            await table.until("(SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL) > 200", seconds=30)
+            await table.until("(SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL) > 80")
             await asyncio.sleep(1.2)
             await look(ids[-1])
             await asyncio.sleep(0.5)
             (now,) = await table.ask("SELECT now() AS now")
             asked = now.now
-            told = {job_id: await look(job_id) for job_id in (ids[1000], ids[1250], ids[-1])}
+            told = {job_id: await look(job_id) for job_id in (ids[400], ids[500], ids[-1])}
             places = []
             while (job := await look(ids[-1]))["state"] == "queued":
                 places.append(job["queue_position"])
                 await asyncio.sleep(0.05)
-            await table.until("NOT EXISTS (SELECT 1 FROM jobs WHERE finished_at IS NULL)", seconds=30)
+            await table.until("NOT EXISTS (SELECT 1 FROM jobs WHERE finished_at IS NULL)")
     await doorbell.close()
     assert places == sorted(places, reverse=True), "it only comes nearer"
     assert len(set(places)) > 2

@@ -26,6 +26,7 @@ from shared.envelope import RUN_JOB
 from shared.queue import make_celery
 from tests.integration.worker.conftest import Table
 from tests.integration.worker.processes import WORKER, Process, environment_of
+from tests.patience import PATIENCE
 
 
 class BrokerContainer:
@@ -77,7 +78,7 @@ class WorkerContainer:
     def reload(self) -> None:
         """A process has nothing to look up again."""
 
-    def restart(self, timeout: float = 10) -> None:
+    def restart(self, timeout: float = PATIENCE) -> None:
         self.process.start_again()
         self.ready()
 
@@ -138,7 +139,7 @@ async def test_a_job_runs_and_the_worker_comes_back(celery_setup: CeleryTestSetu
     async def run() -> None:
         job_id = await table.add()
         celery_setup.app.send_task(RUN_JOB, args=(str(job_id),), task_id=str(job_id), queue="text.standard")
-        await asyncio.to_thread(worker.wait_for_log, str(job_id), timeout=10)
+        await asyncio.to_thread(worker.wait_for_log, str(job_id), timeout=PATIENCE)
         assert (await table.get(job_id)).state == "succeeded"
 
     await run()

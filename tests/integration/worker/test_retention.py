@@ -19,6 +19,7 @@ from shared.wakeups import Wakeups
 from tests import factories
 from tests.integration.api.conftest import bearer, problem
 from tests.integration.worker.conftest import Table
+from tests.patience import PATIENCE
 from tests.pictures import picture
 from worker import maintenance as module
 from worker.maintenance import Maintenance
@@ -133,7 +134,7 @@ async def test_a_job_that_somebody_holds_holds_up_nobody(maintenance: Maintenanc
     await age(table, 2)
     async with table.database.transaction() as db:
         assert await retention.prune(db, [held]) == 1  # not committed yet
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert await maintenance.prune() == 1
     assert await ids(table) == set()
 

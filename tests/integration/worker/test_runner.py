@@ -34,6 +34,7 @@ from tests.integration.worker.conftest import (
     refuse_renewals,
     said,
 )
+from tests.patience import PATIENCE, until
 from worker.maintenance import Maintenance
 from worker.recorder import Recorder
 
@@ -118,7 +119,7 @@ class TestMessageAhead:
         await table.add(id=job_id)
         assert await running == "succeeded"
         job = await table.get(job_id)
-        assert (job.started_at - job.created_at).total_seconds() < 0.4
+        assert (job.started_at - job.created_at).total_seconds() < 1.5
         assert calls(simulator, job_id) == {"1": 1}
 
     async def test_two_workers_heard_of_it(
@@ -154,7 +155,7 @@ class TestMessageAhead:
         monkeypatch.setattr("worker.runner.AHEAD_SECONDS", 0.1)
         asked = time.monotonic()
         assert await worker.run(uuid7()) == "nothing to do"
-        assert 0.1 <= time.monotonic() - asked < 1
+        assert 0.1 <= time.monotonic() - asked < 1.9
 
     async def test_after_one_that_never_came_most_slots_are_left_to_jobs_that_are_there(
         self, workers: Workers, table: Table, monkeypatch: pytest.MonkeyPatch
@@ -165,8 +166,8 @@ class TestMessageAhead:
                 soon.setattr("worker.runner.AHEAD_SECONDS", 0.1)
                 await asyncio.gather(*(worker.run(uuid7()) for _ in range(8)))
             ghosts = [asyncio.create_task(worker.run(uuid7())) for _ in range(50)]
-            await asyncio.sleep(0.2)
-            assert sum(not ghost.done() for ghost in ghosts) == 2
+            await until(lambda: sum(not ghost.done() for ghost in ghosts) <= 2)
+            assert not all(ghost.done() for ghost in ghosts)
             assert await worker.run(await table.add()) == "succeeded"
             assert set(await asyncio.gather(*ghosts)) == {"nothing to do"}
 
@@ -185,7 +186,7 @@ class TestMessageAhead:
         await table.cancel(job_id)
         asked = time.monotonic()
         assert await worker.run(job_id) == "nothing to do"
-        assert time.monotonic() - asked < 0.5
+        assert time.monotonic() - asked < 1.9
 
     async def test_a_row_that_is_locked_for_a_moment(self, worker: Worker, table: Table) -> None:
         job_id = await table.add()
@@ -302,7 +303,7 @@ class TestErrors:
         job_id = await table.add("[[sim:latency=30]]", timeout_seconds=0.5, on_unknown="fail")
         started = time.monotonic()
         assert await worker.run(job_id) == "failed"
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 15
         assert (await table.get(job_id)).error["code"] == "timeout"
         assert (await table.attempts(job_id))[0].outcome == "unknown"
 
@@ -501,7 +502,7 @@ class TestCancel:
         run = asyncio.create_task(worker.run(job_id))
         await table.until_sent(job_id)
         await table.cancel(job_id)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE / 2):
             assert await run == "cancelled"
 
     @pytest.mark.parametrize("on_unknown", ["fail", "retry"])
@@ -615,7 +616,7 @@ class TestLeases:
             await table.until_sent(job_id)
             await table.run("UPDATE jobs SET lease_until = now() - interval '1 second'")
             assert await maintenance.rescue() == 1
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENCE / 2):
                 assert await run == "no longer ours"
         assert (await table.get(job_id)).state == "queued"
 
@@ -697,7 +698,7 @@ class TestLeases:
             while writing < 3:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.3)
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(PATIENCE / 2):
                 assert await maintenance.rescue() == 0
                 await worker.flights.renew(worker.flights._all)
             gate.set()
@@ -847,7 +848,7 @@ class TestWithoutDatabase:
             await asyncio.sleep(0.3)
             worker.flights.draining = True
             with pytest.raises(Exception, match="connection"):
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(PATIENCE):
                     await run
             await asyncio.to_thread(postgres.start)
 

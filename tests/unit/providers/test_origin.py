@@ -10,6 +10,7 @@ import pytest
 from shared.providers.base import ProviderError, RetryableError
 from shared.providers.origin import Answer, Origin
 from shared.providers.transport import AnswerTooLargeError, Exchange, guarded
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.enable_socket
 
@@ -223,7 +224,7 @@ async def test_a_large_request_that_is_refused_before_it_is_read() -> None:
     made = Origin(f"http://localhost:{port}", refused)
     async with listening:
         with pytest.raises(RetryableError, match="413: too much"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await ask(made, b"x" * 20_000_000)
         await made.aclose()
         answered.set()

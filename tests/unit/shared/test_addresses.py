@@ -8,6 +8,7 @@ import pytest
 from shared import addresses
 from shared.addresses import Policy, RefusedUrlError, UnreachableError, is_public, parse, resolve
 from tests.conftest import settings_of
+from tests.patience import PATIENCE
 
 PRODUCTION = Policy()
 DEVELOPMENT = Policy.of(
@@ -144,7 +145,7 @@ async def test_names_that_resolve_slowly_do_not_delay_others(monkeypatch: pytest
 
     def lookup(host: str, _: int) -> list[str]:
         if host.startswith("slow"):
-            over.wait(10)
+            over.wait(2 * PATIENCE)
         return ["8.8.8.8"]
 
     monkeypatch.setattr(addresses, "_lookup", lookup)
@@ -154,7 +155,7 @@ async def test_names_that_resolve_slowly_do_not_delay_others(monkeypatch: pytest
     ]
     try:
         await asyncio.sleep(0)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             assert await resolve(parse("https://quick.test/", PRODUCTION), PRODUCTION) == ["8.8.8.8"]
     finally:
         over.set()

@@ -9,6 +9,7 @@ import pytest
 
 from shared.coalesce import Coalescer
 from shared.errors import Unavailable
+from tests.patience import PATIENCE
 
 
 class Recorder:
@@ -29,7 +30,7 @@ class Recorder:
 
 async def begun(recorder: Recorder) -> None:
     """A batch is under way."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not recorder.batches:
             await asyncio.sleep(0)
 
@@ -64,7 +65,7 @@ async def test_only_after_a_crowd_does_a_batch_gather_for_a_turn() -> None:
 async def test_one_caller_calling_again_at_once_is_always_served() -> None:
     # The lane must be free in the very step in which the first answer is given.
     coalescer: Coalescer[int, int] = Coalescer(Recorder().run)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         for number in range(100, 200):
             assert await coalescer(number) == number * 2
 
