@@ -103,7 +103,7 @@ class Readiness:
                     "migrations": migrations,
                     "workers": {name: alive.get(name, 0) for name in ALL_QUEUES},
                 }
-        if read_only or self._main.full:
+        if read_only or self._main.refuses_writes == "full":
             state = "read_only" if read_only else "full"
             found |= {"state": state, "detail": _NO_WRITES[state]}
         return {**found, "revision": revision, "expected_revision": self._known[-1]}

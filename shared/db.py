@@ -31,7 +31,7 @@ _TRUSTED_SECONDS = 1.0
 #: Connections for single statements at most.
 _DIRECT_AT_MOST = 4
 #: A disk that was full so recently is taken to be so still: only a write can tell, and nobody may dare one.
-_FULL_SECONDS = 10.0
+_REFUSED_SECONDS = 10.0
 #: A process that stands still in the middle of a transaction keeps its locks for so long, and no longer.
 _IDLE_MILLISECONDS = 5_000
 #: So long a statement waits for somebody else's lock. Those that carry many jobs pass over what is locked instead.
@@ -108,10 +108,10 @@ class Database:
             raise DisconnectionError from error
 
     @property
-    def full(self) -> bool:
-        """Whether a write failed a moment ago because the server's disk is full."""
+    def refuses_writes(self) -> Literal["read_only", "full"] | None:
+        """Why a write failed a moment ago, if the server wrote nothing. Reads go well meanwhile."""
         at, error = self.outage.last
-        return time.monotonic() - at < _FULL_SECONDS and error is not None and no_writes(error) == "full"
+        return None if error is None or time.monotonic() - at >= _REFUSED_SECONDS else no_writes(error)
 
     async def close(self) -> None:
         await self.direct.close()

@@ -33,7 +33,7 @@ class Outage:
 
     @property
     def lasts(self) -> bool:
-        """The last tries failed."""
+        """Tries have failed, and none went well for a second since."""
         return self._going is not None
 
     def failed(self, error: BaseException) -> None:

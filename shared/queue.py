@@ -172,7 +172,11 @@ class Doorbell:
                             pipe.lpush(queue, *messages)
                         await pipe.execute()
         except Exception as error:  # noqa: BLE001  whatever the broker's client raises: the reconciler rings again
-            log.warning("%d jobs could not be published now (%s); they will be", len(jobs), reason(error))
+            log.warning(
+                "%d jobs could not be published now (%s); those that are stored will be",
+                len(jobs),
+                reason(error),
+            )
             # A broker that hangs would cost every submit the whole timeout, one after the other.
             self._rests_until = time.monotonic() + _REST_SECONDS
             return False

@@ -67,8 +67,12 @@ _NOTE_HOLDS = 0.25
 _DRIVER_GRACE_SECONDS = 5.0
 #: While a message is ahead of its job: the first wait for it, and the longest.
 _LOOK_SECONDS = 0.001, 0.256
-#: After one that never came, for so long one of so many slots at most waits for such a job.
+#: Waits that any message is worth: the way to a job's commit is rarely longer.
+_BRIEF_SECONDS = 0.032
+#: After one that never came, for so long one of so many slots at most waits longer than that.
 _DOUBTFUL_SECONDS, _DOUBTFUL_SHARE = 10.0, 4
+#: A job that was made so long ago and is not there has been deleted: generous, as it takes two machines' clocks to tell.
+_BYGONE_SECONDS = 300.0
 
 Result = TypeVar("Result")
 
@@ -204,7 +208,7 @@ class Runner:
         """This worker takes nothing more: the message goes to another, and its job need not wait for the reconciler."""
         for wait in _looks():
             async with self._database.transaction() as db:
-                if await queries.unpublish(db, [job_id]):
+                if await queries.unpublish(db, [job_id]) or not await queries.left(db, [job_id]):
                     break
             await asyncio.sleep(wait)
         return "left to another worker"
@@ -219,23 +223,28 @@ class Runner:
         return claimed
 
     async def _claim_when_stored(self, job_id: UUID) -> Row[Any] | Literal[Left.AT_GATE] | None:
-        """Of a job whose message came first."""
-        if not self._may_wait():
+        """Of a job whose message came first, or that somebody has locked for a moment."""
+        if _age(job_id) > _BYGONE_SECONDS:
             return None
-        self._awaited += 1
+        waits = False
         try:
             for wait in _looks():
+                if wait > _BRIEF_SECONDS and not waits:
+                    if not self._may_wait():
+                        return None
+                    waits = True
+                    self._awaited += 1
                 await asyncio.sleep(wait)
                 claimed = await self._claims(job_id)
                 if claimed is not Left.NOT_YET:
                     return claimed
         finally:
-            self._awaited -= 1
+            self._awaited -= waits
         self._doubts_until = time.monotonic() + _DOUBTFUL_SECONDS
         return None
 
     def _may_wait(self) -> bool:
-        """After a restore, thousands of messages have no jobs: they get few of the slots."""
+        """Where many jobs were deleted as soon as they were made, their messages get few of the slots."""
         doubts = time.monotonic() < self._doubts_until
         return not doubts or self._awaited < max(1, self._settings.worker_concurrency // _DOUBTFUL_SHARE)
 
@@ -449,11 +458,16 @@ class Runner:
 def _looks() -> Iterator[float]:
     """How long to wait, in seconds, between looks for a job whose message may be ahead of it."""
     wait, longest = _LOOK_SECONDS
-    waited = 0.0
-    while waited < AHEAD_SECONDS:
+    until = time.monotonic() + AHEAD_SECONDS
+    while time.monotonic() < until:
         yield wait
-        waited += wait
         wait = min(wait * 2, longest)
+
+
+def _age(job_id: UUID) -> float:
+    """Seconds since a job was made, as its id says by the clock of who made it."""
+    made: float = (job_id.int >> 80) / 1000  # RFC 9562, version 7: it begins with milliseconds since 1970
+    return time.time() - made
 
 
 def _digests(images: Sequence[ImageBytes]) -> list[str]:

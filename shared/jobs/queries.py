@@ -313,12 +313,13 @@ _AT_GATES = text(f"""
     ORDER BY {_URGENCY}, created_at, id
 """)
 
+#: By the clock and not by ``now()``: a job that is stored between that and this statement's snapshot is not one for later.
 _LEFT = text("""
     SELECT wanted.id, coalesce(at_gate, false) AS at_gate
     FROM unnest(CAST(:ids AS uuid[])) AS wanted(id) LEFT JOIN jobs j ON j.id = wanted.id
     LEFT JOIN LATERAL (SELECT EXISTS (SELECT FROM model_gates WHERE model_gates.model = j.model)) AS g(at_gate) ON true
     WHERE j.id IS NULL
-       OR j.state = 'queued' AND j.scheduled_at <= now()
+       OR j.state = 'queued' AND j.scheduled_at <= clock_timestamp()
           AND (at_gate OR (j.expires_at IS NULL OR j.expires_at > now()) AND j.attempt - j.snoozes < j.max_attempts)
 """)
 

@@ -276,7 +276,10 @@ class JobService:
 
         Nor where they will hardly be stored: a worker would wait for what never comes.
         """
-        if len(rows) > _FEW or any(row["scheduled_at"] for row in rows) or self._database.outage.lasts:
+        database = self._database
+        if len(rows) > _FEW or any(row["scheduled_at"] for row in rows):
+            return None
+        if database.outage.lasts or database.refuses_writes:
             return None
         return self._doorbell.ring_ahead([(row["id"], row["queue"]) for row in rows])
 

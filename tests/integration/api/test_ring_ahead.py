@@ -61,6 +61,13 @@ async def count_jobs(database: Database) -> int:
         return int((await db.execute(text("SELECT count(*) FROM jobs"))).scalar_one())
 
 
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long storing takes, workers are taken to wait for it: nothing is rung for again."""
+    monkeypatch.setattr("shared.queue.AHEAD_SECONDS", 1000)
+
+
+@pytest.mark.usefixtures("unhurried")
 async def test_its_message_is_there_before_it_is_stored(
     client: httpx.AsyncClient, settings: Settings, database: Database, redis: Redis
 ) -> None:
@@ -87,6 +94,7 @@ async def test_where_storing_took_long_it_is_rung_for_again(
     assert await told(redis) == [answer.json()["id"]] * 2
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_of_many_none_is_rung_for_ahead(
     client: httpx.AsyncClient, settings: Settings, redis: Redis
 ) -> None:
@@ -111,12 +119,26 @@ async def test_one_for_later_is_not_rung_for(
     assert await told(redis) == []
 
 
-async def test_nor_is_one_while_the_database_is_away(
-    app: FastAPI, client: httpx.AsyncClient, settings: Settings, redis: Redis
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [(ConnectionError(), 0.0), (psycopg.errors.DiskFull(), 0.0), (psycopg.errors.DiskFull(), 1.1)],
+    ids=["away", "full", "full, and reads go well"],
+)
+async def test_nor_is_one_while_the_database_stores_nothing(
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    settings: Settings,
+    redis: Redis,
+    error: Exception,
+    seconds: float,
 ) -> None:
     """A worker would wait for jobs that hardly get stored."""
     first = (await submit(client)).json()["id"]
-    app.state.services.database.outage.failed(ConnectionError())
+    database = app.state.services.database
+    database.outage.failed(error)
+    await asyncio.sleep(seconds)
+    await client.get(f"/api/v1/jobs/{first}")
+    assert database.outage.lasts == (seconds == 0)
     async with storing_takes(settings):
         submitting = asyncio.create_task(submit(client))
         await asyncio.sleep(0.2)
@@ -126,9 +148,22 @@ async def test_nor_is_one_while_the_database_is_away(
 
 
 async def test_a_failed_insert_calls_it_off(
-    app: FastAPI, client: httpx.AsyncClient, settings: Settings, database: Database, redis: Redis
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    database: Database,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And fails as ever; a message that had left already finds no job."""
+    """And fails as ever; a message that had left already would find no job."""
+    doorbell = app.state.services.jobs._doorbell
+    send, insert_failed = doorbell._send, asyncio.Event()
+
+    async def late(jobs: Any) -> bool:
+        await insert_failed.wait()
+        sent: bool = await send(jobs)
+        return sent
+
+    monkeypatch.setattr(doorbell, "_send", late)
     async with database.transaction() as db:
         await db.execute(text("ALTER TABLE jobs ADD CONSTRAINT none CHECK (false) NOT VALID"))
     try:
@@ -137,5 +172,10 @@ async def test_a_failed_insert_calls_it_off(
         async with database.transaction() as db:
             await db.execute(text("ALTER TABLE jobs DROP CONSTRAINT none"))
     problem(answer, 500, "internal_error")
-    assert (await submit(client)).status_code == 202
+    insert_failed.set()
+    await asyncio.sleep(0.1)
+    assert await told(redis) == []
+    stored = await submit(client)
+    assert stored.status_code == 202
+    assert await told(redis) == [stored.json()["id"]]
     assert await count_jobs(database) == 1

@@ -160,7 +160,7 @@ class TestMessageAhead:
     async def test_after_one_that_never_came_most_slots_are_left_to_jobs_that_are_there(
         self, workers: Workers, table: Table, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Messages of a database that was restored, or made anew: thousands of them must not stop the work."""
+        """Messages of jobs that were deleted as soon as they were made: thousands of them must not stop the work."""
         async with workers(worker_concurrency=8) as worker:
             with monkeypatch.context() as soon:
                 soon.setattr("worker.runner.AHEAD_SECONDS", 0.1)
@@ -169,7 +169,34 @@ class TestMessageAhead:
             await until(lambda: sum(not ghost.done() for ghost in ghosts) <= 2)
             assert not all(ghost.done() for ghost in ghosts)
             assert await worker.run(await table.add()) == "succeeded"
+            # One that comes a moment later, as after almost every submit, is waited for all the same.
+            job_id = uuid7()
+            running = asyncio.create_task(worker.run(job_id))
+            await table.add(id=job_id)
+            assert await running == "succeeded"
             assert set(await asyncio.gather(*ghosts)) == {"nothing to do"}
+
+    async def test_one_from_before_a_restore_is_not_waited_for(self, worker: Worker) -> None:
+        asked = time.monotonic()
+        old = uuid7(nanoseconds=time.time_ns() - 301 * 10**9)
+        assert await worker.run(old) == "nothing to do"
+        assert time.monotonic() - asked < 1.9
+        assert worker.runner._doubts_until == 0
+
+    async def test_a_database_that_takes_its_time_lengthens_no_wait(
+        self, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Or slots are held for longest when they are needed most."""
+        left = queries.left
+
+        async def slow(*given: Any) -> Any:
+            await asyncio.sleep(0.5)
+            return await left(*given)
+
+        monkeypatch.setattr(queries, "left", slow)
+        asked = time.monotonic()
+        assert await worker.run(uuid7()) == "nothing to do"
+        assert time.monotonic() - asked < 5, "fourteen looks of half a second each"
 
     async def test_every_slot_may_wait(self, workers: Workers, table: Table) -> None:
         """A message that was not waited for is missed until beat sends it again."""
@@ -206,6 +233,16 @@ class TestMessageAhead:
         await table.add(id=job_id)
         assert await running == "left to another worker"
         assert (await table.get(job_id)).published_at is None
+
+    async def test_a_worker_that_was_told_to_stop_waits_for_none_that_is_done(
+        self, worker: Worker, table: Table
+    ) -> None:
+        worker.flights.draining = True
+        job_id = await table.add()
+        await table.cancel(job_id)
+        asked = time.monotonic()
+        assert await worker.run(job_id) == "left to another worker"
+        assert time.monotonic() - asked < 1.9
 
 
 class TestErrors:
