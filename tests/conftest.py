@@ -33,6 +33,7 @@ from scripts.embedded import EmbeddedPostgres, EmbeddedValkey
 from shared.config import Environment, Settings, get_settings
 from shared.db import Database
 from shared.wakeups import Wakeups
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Speed instead of durability: these databases live for seconds.
@@ -162,7 +163,9 @@ def settings(make_settings: SettingsFactory) -> Settings:
 
 @pytest.fixture
 async def database(settings: Settings) -> AsyncIterator[Database]:
-    made = Database(settings, application="plantain test")
+    # Many of a test's own statements at once may wait for a connection for longer than a user should.
+    patient = settings.model_copy(update={"database_connect_timeout": PATIENCE})
+    made = Database(patient, application="plantain test")
     yield made
     await made.close()
 

@@ -139,7 +139,7 @@ async def test_a_job_runs_and_the_worker_comes_back(celery_setup: CeleryTestSetu
     async def run() -> None:
         job_id = await table.add()
         celery_setup.app.send_task(RUN_JOB, args=(str(job_id),), task_id=str(job_id), queue="text.standard")
-        await asyncio.to_thread(worker.wait_for_log, str(job_id), timeout=PATIENCE)
+        await asyncio.to_thread(worker.wait_for_log, str(job_id), timeout=int(PATIENCE))
         assert (await table.get(job_id)).state == "succeeded"
 
     await run()

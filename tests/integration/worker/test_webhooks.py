@@ -382,7 +382,8 @@ async def test_two_dispatchers_send_each_message_once(
     await hooks.at("/b")
     dispatch()
     dispatch()
-    await asyncio.gather(*(hooks.job() for _ in range(100)))
+    for _ in range(20):
+        await asyncio.gather(*(hooks.job() for _ in range(5)))
     await hooks.until_states(delivered=200)
     assert set(receiver.times().values()) == {1}
     assert len(receiver.times()) == 200
