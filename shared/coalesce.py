@@ -20,6 +20,10 @@ Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 
+#: After one with several callers; with few of them at once, many a batch carries one all the same.
+_CROWDED_BATCHES = 16
+
+
 class _Lane:
     """What carries batches, one after the other."""
 
@@ -68,8 +72,8 @@ class Coalescer(Generic[Item, Result]):
         self._patience = patience
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._busy = 0
-        #: The last batch carried several, so the next one probably will.
-        self._crowded = False
+        #: Of so many next batches each is worth a turn of the loop: one before them carried several.
+        self._crowded = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: Item) -> Result:
@@ -98,7 +102,7 @@ class Coalescer(Generic[Item, Result]):
                     # One turn of the loop: who has just been answered asks again, and larger batches are cheaper for all.
                     await asyncio.sleep(0)
                 taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
-                self._crowded = len(taken) > 1
+                self._crowded = _CROWDED_BATCHES if len(taken) > 1 else max(0, self._crowded - 1)
                 # A caller that has gone needs no work done.
                 batch = [(item, future) for item, future in taken if not future.done()]
                 if batch:

@@ -35,7 +35,7 @@ from shared.webhooks.service import JobWebhooks
 log = logging.getLogger(__name__)
 
 #: So many new jobs at most are told of while they are stored.
-_FEW = 4
+_FEW = 2
 
 
 @dataclass(frozen=True, slots=True)
