@@ -8,6 +8,7 @@ one commit and one round trip serve many callers; each batch then gathers for on
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextvars import Context
@@ -20,8 +21,8 @@ Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 
-#: After one with several callers; with few of them at once, many a batch carries one all the same.
-_CROWDED_BATCHES = 16
+#: After a batch with several callers; while there are few of them, many a batch carries one all the same.
+_CROWDED_SECONDS = 0.05
 
 
 class _Lane:
@@ -72,9 +73,13 @@ class Coalescer(Generic[Item, Result]):
         self._patience = patience
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._busy = 0
-        #: Of so many next batches each is worth a turn of the loop: one before them carried several.
-        self._crowded = 0
+        self._crowded_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def crowded(self) -> bool:
+        """Several callers came at once, a moment ago: there will be others."""
+        return time.monotonic() < self._crowded_until
 
     async def __call__(self, item: Item) -> Result:
         """Waits for the item's own result.
@@ -98,11 +103,12 @@ class Coalescer(Generic[Item, Result]):
     async def _drain(self, lane: _Lane) -> None:
         try:
             while self._waiting and not lane.given_up:
-                if self._crowded:
+                if self.crowded:
                     # One turn of the loop: who has just been answered asks again, and larger batches are cheaper for all.
                     await asyncio.sleep(0)
                 taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
-                self._crowded = _CROWDED_BATCHES if len(taken) > 1 else max(0, self._crowded - 1)
+                if len(taken) > 1:
+                    self._crowded_until = time.monotonic() + _CROWDED_SECONDS
                 # A caller that has gone needs no work done.
                 batch = [(item, future) for item, future in taken if not future.done()]
                 if batch:

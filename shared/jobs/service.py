@@ -34,9 +34,6 @@ from shared.webhooks.service import JobWebhooks
 
 log = logging.getLogger(__name__)
 
-#: So many new jobs at most are told of while they are stored.
-_FEW = 2
-
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
@@ -272,12 +269,12 @@ class JobService:
         return jobs
 
     def _ring_ahead(self, rows: Sequence[dict[str, Any]]) -> RingAhead | None:
-        """Rings for a few jobs while they are stored; for many, a worker would only wait for them, instead of working.
+        """Rings for a lone job while it is stored; for many, a worker would only wait for them, instead of working.
 
         Nor where they will hardly be stored: a worker would wait for what never comes.
         """
         database = self._database
-        if len(rows) > _FEW or any(row["scheduled_at"] for row in rows):
+        if self._submits.crowded or any(row["scheduled_at"] for row in rows):
             return None
         if database.outage.lasts or database.refuses_writes:
             return None

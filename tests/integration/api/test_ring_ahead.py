@@ -101,12 +101,11 @@ async def test_of_many_none_is_rung_for_ahead(
     """Workers have other work than to wait for them."""
     async with storing_takes(settings):
         first = asyncio.create_task(submit(client))
-        second = asyncio.create_task(submit(client))
-        ahead = await until_told(redis, 2)
+        await until_told(redis, 1)
         many = [asyncio.create_task(submit(client)) for _ in range(20)]
         await asyncio.sleep(0.2)
-        assert await told(redis) == ahead
-    answers = await asyncio.gather(first, second, *many)
+        assert len(await told(redis)) <= 2, "of the many, at most the one that came before all others"
+    answers = await asyncio.gather(first, *many)
     assert sorted(await told(redis)) == sorted(answer.json()["id"] for answer in answers)
 
 

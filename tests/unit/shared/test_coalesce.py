@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared.coalesce import _CROWDED_BATCHES, Coalescer
+from shared.coalesce import Coalescer
 from shared.errors import Unavailable
 from tests.patience import PATIENCE
 
@@ -42,7 +42,10 @@ async def test_what_comes_in_one_turn_of_the_loop_is_one_batch() -> None:
     assert recorder.batches == [[1, 2, 3]]
 
 
-async def test_only_after_a_crowd_does_a_batch_gather_for_a_turn() -> None:
+@pytest.mark.parametrize(("seconds", "more"), [(60, 1), (0, 0)], ids=["a moment ago", "long ago"])
+async def test_only_after_a_crowd_does_a_batch_gather_for_a_turn(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, more: int
+) -> None:
     """A lone call would wait for nobody; where several came, those that were just answered ask again."""
     recorder = Recorder()
     coalescer: Coalescer[int, int] = Coalescer(recorder.run)
@@ -56,10 +59,10 @@ async def test_only_after_a_crowd_does_a_batch_gather_for_a_turn() -> None:
         await task
         return turns
 
+    monkeypatch.setattr("shared.coalesce._CROWDED_SECONDS", seconds)
     alone = await turns_of_a_call()
     await asyncio.gather(coalescer(2), coalescer(3))
-    after = [await turns_of_a_call() for _ in range(2 * _CROWDED_BATCHES)]
-    assert after == [alone + 1] * _CROWDED_BATCHES + [alone] * _CROWDED_BATCHES
+    assert [await turns_of_a_call() for _ in range(3)] == [alone + more] * 3
 
 
 async def test_one_caller_calling_again_at_once_is_always_served() -> None:
