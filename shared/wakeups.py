@@ -119,8 +119,8 @@ class Wakeups:
         """Sends what is pending, one message after the other, until nothing is."""
         try:
             while self._pending:
-                if (pause := self._next_at - time.monotonic()) > 0:
-                    await asyncio.sleep(pause)
+                # A turn of the loop at least: whoever waits for what was changed is answered first.
+                await asyncio.sleep(max(0.0, self._next_at - time.monotonic()))
                 taken, self._pending = self._pending, {}
                 if len(taken) > _FEW:
                     self._next_at = time.monotonic() + _BUNDLE_SECONDS
