@@ -68,6 +68,10 @@ class Wakeups:
         if self._pending and self._telling is None:
             self._telling = asyncio.create_task(self._tell(), context=Context())
 
+    def changed_soon(self, changes: Iterable[Change]) -> None:
+        """As ``changed``, for those on whose behalf it was done and who wait for that: they go on first."""
+        asyncio.get_running_loop().call_soon(self.changed, changes)
+
     async def cancel_requested(self, job_id: UUID) -> None:
         """Best effort: without it, the worker learns of the cancel at its next renewal."""
         await self.cancels_requested([job_id])
@@ -119,8 +123,8 @@ class Wakeups:
         """Sends what is pending, one message after the other, until nothing is."""
         try:
             while self._pending:
-                # A turn of the loop at least: whoever waits for what was changed is answered first.
-                await asyncio.sleep(max(0.0, self._next_at - time.monotonic()))
+                if (pause := self._next_at - time.monotonic()) > 0:
+                    await asyncio.sleep(pause)
                 taken, self._pending = self._pending, {}
                 if len(taken) > _FEW:
                     self._next_at = time.monotonic() + _BUNDLE_SECONDS

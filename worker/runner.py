@@ -427,7 +427,7 @@ class Runner:
             grace=RECORD_GRACE_SECONDS,
             noted=_NOTED_BY_CLAIM,
         )
-        self._wakeups.changed([(row.project_id, row.id) for row in claimed.values()])
+        self._wakeups.changed_soon([(row.project_id, row.id) for row in claimed.values()])
         # Of two messages for one job in one batch, the first gets it.
         if isinstance(left, Exception):
             return [claimed.pop(job_id, left) for job_id in ids]
@@ -444,7 +444,7 @@ class Runner:
                 grace=RECORD_GRACE_SECONDS,
                 noted=_NOTED_BY_CLAIM,
             )
-        self._wakeups.changed([(row.project_id, row.id) for row in claimed.values()])
+        self._wakeups.changed_soon([(row.project_id, row.id) for row in claimed.values()])
         return [claimed.pop(job_id, None) for job_id in ids]
 
     async def _note_batch(self, rows: Sequence[dict[str, Any]]) -> Sequence[bool | HeldError]:

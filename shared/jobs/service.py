@@ -284,7 +284,7 @@ class JobService:
         """Tells workers and whoever waits about jobs that are stored. The broker being away fails nothing."""
         for job in jobs:
             await checkpoint("committed", job.id)
-        self._wakeups.changed([(job.project_id, job.id) for job in jobs])
+        self._wakeups.changed_soon([(job.project_id, job.id) for job in jobs])
         if ahead is not None:
             unsent = await ahead.stored()
         else:
