@@ -119,25 +119,28 @@ async def test_one_for_later_is_not_rung_for(
 
 
 @pytest.mark.parametrize(
-    ("error", "seconds"),
-    [(ConnectionError(), 0.0), (psycopg.errors.DiskFull(), 0.0), (psycopg.errors.DiskFull(), 1.1)],
+    ("error", "quiet"),
+    [(ConnectionError(), 60), (psycopg.errors.DiskFull(), 60), (psycopg.errors.DiskFull(), 0)],
     ids=["away", "full", "full, and reads go well"],
 )
+@pytest.mark.usefixtures("unhurried")
 async def test_nor_is_one_while_the_database_stores_nothing(
     app: FastAPI,
     client: httpx.AsyncClient,
     settings: Settings,
     redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
     error: Exception,
-    seconds: float,
+    quiet: float,
 ) -> None:
     """A worker would wait for jobs that hardly get stored."""
     first = (await submit(client)).json()["id"]
     database = app.state.services.database
+    monkeypatch.setattr("shared.outage._QUIET_SECONDS", quiet)
+    monkeypatch.setattr("shared.db._REFUSED_SECONDS", 60)
     database.outage.failed(error)
-    await asyncio.sleep(seconds)
     await client.get(f"/api/v1/jobs/{first}")
-    assert database.outage.lasts == (seconds == 0)
+    assert database.outage.lasts == (quiet > 0)
     async with storing_takes(settings):
         submitting = asyncio.create_task(submit(client))
         await asyncio.sleep(0.2)
@@ -146,6 +149,7 @@ async def test_nor_is_one_while_the_database_stores_nothing(
     assert await told(redis) == [first, (await submitting).json()["id"]]
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_a_failed_insert_calls_it_off(
     app: FastAPI,
     client: httpx.AsyncClient,
