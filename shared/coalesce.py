@@ -20,7 +20,6 @@ Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
-
 #: After a batch with several callers; while there are few of them, many a batch carries one all the same.
 _CROWDED_SECONDS = 0.05
 
