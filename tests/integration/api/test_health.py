@@ -155,7 +155,7 @@ class TestWithoutRedis:
             assert cancelled.json()["outcome"] == "cancel_requested"
             status, report = await ready(client)
             assert (status, report["status"]) == (200, "degraded")
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 4
         finally:
             os.kill(valkey.pid, signal.SIGCONT)
 
@@ -164,6 +164,6 @@ async def submit_in_time(client: httpx.AsyncClient) -> dict[str, Any]:
     started = time.monotonic()
     response = await client.post("/api/v1/jobs", json=factories.TEXT_JOB)
     assert response.status_code == 202, response.text
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 4.5, "less than a socket's own timeout"
     job: dict[str, Any] = response.json()
     return job
