@@ -169,10 +169,9 @@ class TestMessageAhead:
             await until(lambda: sum(not ghost.done() for ghost in ghosts) <= 2)
             assert not all(ghost.done() for ghost in ghosts)
             assert await worker.run(await table.add()) == "succeeded"
-            # One that comes a moment later, as after almost every submit, is waited for all the same.
-            monkeypatch.setattr(
-                "worker.runner._BRIEF_SECONDS", 1.0
-            )  # a moment of a machine with little time to spare
+            # One that comes a moment later, as after almost every submit, is waited for all the same; on a machine with
+            # little time to spare, a moment is longer.
+            monkeypatch.setattr("worker.runner._BRIEF_SECONDS", 1.0)
             job_id = uuid7()
             running = asyncio.create_task(worker.run(job_id))
             await table.add(id=job_id)
