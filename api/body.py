@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from api import long_strings
 from api.budget import Room
+from api.cycle import cycle_of
 from shared.errors import (
     BadRequest,
     FieldError,
@@ -226,7 +227,7 @@ async def _take_at_once(request: Request) -> bytes:
 
 def _is_here(request: Request) -> bool:
     """All of a body has come already, as most do with their request: no timer is needed, nor anything else to wait with."""
-    cycle = request.scope.get("state", {}).get("cycle")
+    cycle = cycle_of(request.scope)
     return cycle is not None and not cycle.more_body
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from api.cycle import EXTENSIONS, Cycle, note
 from api.hub import Hub
 from api.standstill import Standstill
 
@@ -102,6 +103,8 @@ class LimitedProtocol(HttpToolsProtocol):
         #: The request that is being answered, or was last; others may wait behind it.
         self._answering: RequestResponseCycle | None = None
         self._standstill: Standstill | None = self.app_state.get("standstill")
+        #: When the last answer ended; None while anything is under way.
+        self._idle_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._out = OneWrite(transport)
@@ -113,6 +116,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """uvicorn tells the last request only; the others would go on, and fail with a traceback."""
         if self._standstill is not None:
             self._standstill.discard(self)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         for cycle in (self._answering, *(cycle for cycle, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
@@ -125,7 +130,41 @@ class LimitedProtocol(HttpToolsProtocol):
         """Bytes that were given to the transport."""
         return self._out.written
 
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but for its timer: that is set and called off for each request, which costs a poll a twentieth.
+
+        Here it runs on, and finds out whether there was anything meanwhile.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_later(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            return  # the answer's end sets it again
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._look_later(left)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _look_later(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Something came."""
+        self._idle_since = None
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.__class__ = Cycle  # uvicorn names its own in the middle of a method
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
 
@@ -168,5 +207,6 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head = None
+        self.scope["extensions"] = EXTENSIONS
         super().on_headers_complete()
-        self.scope["state"]["cycle"] = self.cycle
+        note(self.scope, self.cycle)

@@ -14,6 +14,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api import render
+from api.cycle import cycle_of
 from api.deps import READ, authenticate, services_of
 from api.hub import LOOK_SECONDS, rung
 from api.tail import PAGE, Feed
@@ -94,7 +95,7 @@ class EventStream(StreamingResponse):
 
     def unblock(self) -> None:
         """Cuts a client off that has not taken the last write: it may come back and go on where it was."""
-        cycle = self.request.scope.get("state", {}).get("cycle")
+        cycle = cycle_of(self.request.scope)
         if cycle is not None and cycle.flow.write_paused:
             log.warning(
                 "%s:%d reads its events too slowly: its connection is cut", *(self.request.client or ("?", 0))

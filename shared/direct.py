@@ -71,7 +71,7 @@ class DirectConnections:
             connection = await self._take()
             try:
                 cursor = await connection.execute(sql, parameters, prepare=True)
-                return await cursor.fetchall() if cursor.description else []
+                return await cursor.fetchall() if _has_rows(cursor) else []
             except _STALE:
                 await connection.close()
                 raise
@@ -135,7 +135,12 @@ class Apart:
     async def execute(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[Any]:
         """Raises: psycopg.Error: the server refused it, or is away."""
         cursor = await self._connection.execute(_sql(statement), parameters)
-        return await cursor.fetchall() if cursor.description else []
+        return await cursor.fetchall() if _has_rows(cursor) else []
+
+
+def _has_rows(cursor: psycopg.AsyncCursor[Any]) -> bool:
+    """What ``description`` says, without an object for each column."""
+    return cursor.pgresult is not None and cursor.pgresult.nfields > 0
 
 
 async def _is_alive(connection: Connection, idle: float) -> bool:

@@ -138,7 +138,7 @@ async def get(request: Request, batch_id: BatchId) -> Response:
         **retry_after(batch),
     }
     if conditional.matches(request.headers.get("if-none-match"), headers["ETag"]):
-        return Response(status_code=304, headers=headers)
+        return render.Whole(304, headers)
     return render.JsonResponse(view, headers=headers)
 
 

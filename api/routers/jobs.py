@@ -256,7 +256,7 @@ async def get(request: Request) -> Response:
     else:
         headers["ETag"] = render.etag(row, outlook)
     if conditional.matches(request.headers.get("if-none-match"), headers["ETag"]):
-        return Response(status_code=304, headers=headers)
+        return render.Whole(304, headers)
     if view is None:
         view = render.dumps(render.job_view(row, outlook, request.scope["public_url"]))
     return render.JsonResponse(view, headers=headers)
@@ -375,7 +375,7 @@ async def result(request: Request, job_id: JobId) -> Response:
     row = await services_of(request).jobs.result(caller_of(request).project_id, found)
     headers = {"Cache-Control": "private, no-cache", "ETag": f'"{row.version}"'}
     if conditional.matches(request.headers.get("if-none-match"), headers["ETag"]):
-        return Response(status_code=304, headers=headers)
+        return render.Whole(304, headers)
     view = {"job_id": found, "kind": row.kind, "result": render.result_view(row, request.scope["public_url"])}
     return render.JsonResponse(view, headers=headers)
 

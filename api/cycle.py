@@ -1,0 +1,74 @@
+"""An answer that is there as a whole is sent in one step.
+
+ASGI has head and body as two messages, and uvicorn looks at each header twice with a regular expression: of a poll that
+is a tenth. An application that finds ``WHOLE`` in ``scope["extensions"]`` may add the body to ``http.response.start``,
+under that name, and is then done.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+WHOLE = "plantain.whole"
+EXTENSIONS: dict[str, dict[object, object]] = {WHOLE: {}}
+
+
+def note(scope: Any, cycle: RequestResponseCycle) -> None:
+    """Lets the application find it (``cycle_of``)."""
+    # Weakly: they would hold one another, and each request leave work for the garbage collector.
+    scope["state"]["cycle"] = weakref.ref(cycle)
+
+
+def cycle_of(scope: Mapping[str, Any]) -> RequestResponseCycle | None:
+    """The cycle of a request; None where another server has taken it."""
+    find = scope.get("state", {}).get("cycle")
+    found: RequestResponseCycle | None = find and find()
+    return found
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer."""
+
+    async def send(self, message: Any) -> None:
+        """Raises: RuntimeError: a header holds what would end it, or the answer has begun already."""
+        body: bytes | None = message.get(WHOLE)
+        if body is None:
+            await super().send(message)
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if self.response_started:
+            raise RuntimeError("the answer has begun already")
+        head = self._head(message["status"], message["headers"])
+        self.response_started = self.response_complete = True
+        self.waiting_for_100_continue = False
+        self.transport.write(head if self.scope["method"] == "HEAD" else head + body)
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+    def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Names are in lower case; the body's length is among them, unless the status means that there is none."""
+        lines = [STATUS_LINE[status]]
+        ends = False
+        for name, value in (*self.default_headers, *headers):
+            lines += (name, b": ", value, b"\r\n")
+            ends = ends or (name == b"connection" and b"close" in value.lower())
+        if ends:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        # Each line has its own end and no other.
+        ends_of_lines = 2 + len(self.default_headers) + len(headers) + (not self.keep_alive and not ends)
+        if head.count(b"\n") != ends_of_lines or head.count(b"\r") != ends_of_lines or b"\0" in head:
+            raise RuntimeError("a header's value holds what would end it")
+        return head
