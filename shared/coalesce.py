@@ -1,8 +1,8 @@
 """Many calls, one statement (``Coalescer``); many askers, one answer (``SingleFlight``).
 
 While a batch is under way, the calls that arrive are collected; the next batch carries them all.
-There is no timer: a lone call starts at once and waits for nothing. Under load, one statement,
-one commit and one round trip serve many callers; each batch then gathers for one turn of the loop.
+A lone call starts at once and waits for nothing. Under load, one statement, one commit and one round trip serve many
+callers; each batch then gathers for one turn of the loop, and where batches take little time, callers go in two halves.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextvars import Context
+from math import inf
 from typing import Any, Generic, TypeVar
 
 from shared.errors import Unavailable
@@ -22,17 +23,54 @@ Result = TypeVar("Result")
 
 #: After a batch with several callers; while there are few of them, many a batch carries one all the same.
 _CROWDED_SECONDS = 0.05
+#: What a caller costs this process, from one answer to its next question, about.
+_CALLER_SECONDS = 0.00015
+#: And a batch as much as so many callers, about: two small ones are dearer than a large one.
+_BATCH_CALLERS = 6
+#: Nobody waits longer than this for the other half's batch.
+_TURN_SECONDS = 0.02
+
+
+class _Turns:
+    """Whether callers go in two halves by turns: while one half's batch is under way, the other is answered and read.
+
+    Else those who were answered together ask together again, and this process and the server wait for one another. It is
+    right where a batch takes no longer than its callers keep this process busy; behind a slow disk each half would wait for
+    the other's commit.
+    """
+
+    __slots__ = ("_takes", "_there", "on")
+
+    def __init__(self) -> None:
+        self.on = False
+        #: Callers, wherever they are: as many as were seen at once of late.
+        self._there = 0
+        #: Seconds of a batch: the shortest of late, as what this process itself was late to notice counts for nothing.
+        self._takes = inf
+
+    @property
+    def share(self) -> int:
+        return -(-self._there // 2)
+
+    def saw(self, callers: int) -> None:
+        self._there = max(callers, self._there * 7 // 8)
+        self.on = self._takes < (self._there - _BATCH_CALLERS) * _CALLER_SECONDS
+
+    def took(self, seconds: float) -> None:
+        self._takes = min(seconds, self._takes * 1.2)
 
 
 class _Lane:
     """What carries batches, one after the other."""
 
-    __slots__ = ("given_up", "task")
+    __slots__ = ("given_up", "late", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None]
         #: Its batch took longer than callers are made to wait.
         self.given_up = False
+        #: Its batch takes longer than the other half of the callers should wait.
+        self.late = False
 
 
 class Coalescer(Generic[Item, Result]):
@@ -47,6 +85,8 @@ class Coalescer(Generic[Item, Result]):
         run: does the work of one batch.
         max_batch: items in one batch at most.
         lanes: batches under way at once at most.
+        by_turns: its batches take so long that this process has nothing to do meanwhile: where that helps, callers go
+            in two halves, see ``_Turns``.
         max_waiting: callers that may wait; beyond it ``Unavailable`` is raised at once.
         is_shared_fault: tells a fault of the outside from a fault of an item.
         patience: seconds that a batch may take. Then its callers, and those who wait for the next one, get
@@ -60,6 +100,7 @@ class Coalescer(Generic[Item, Result]):
         *,
         max_batch: int = 200,
         lanes: int = 1,
+        by_turns: bool = False,
         max_waiting: int = 20_000,
         is_shared_fault: Callable[[BaseException], bool] = lambda _: False,
         patience: float | None = None,
@@ -72,6 +113,11 @@ class Coalescer(Generic[Item, Result]):
         self._patience = patience
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._busy = 0
+        #: Of those lanes, whose batches take long.
+        self._late = 0
+        #: Callers whose batches are under way.
+        self._carried = 0
+        self._turns = _Turns() if by_turns else None
         self._crowded_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -91,13 +137,20 @@ class Coalescer(Generic[Item, Result]):
             raise Unavailable("Too many requests are waiting; try again in a moment.", retry_after=1)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if self._busy < self._lanes:
-            self._busy += 1
-            lane = _Lane()
-            lane.task = asyncio.create_task(self._drain(lane), context=Context())  # it works for many callers
-            self._tasks.add(lane.task)  # the loop itself keeps no strong reference
-            lane.task.add_done_callback(self._tasks.discard)
+        if self._busy < self._lanes and not self._is_waited_for(0):
+            self._open_lane()
         return await future
+
+    def _is_waited_for(self, lanes: int) -> bool:
+        """By turns, one lane is enough, unless its batch takes long."""
+        return self._turns is not None and self._turns.on and self._busy - self._late > lanes
+
+    def _open_lane(self) -> None:
+        self._busy += 1
+        lane = _Lane()
+        lane.task = asyncio.create_task(self._drain(lane), context=Context())  # it works for many callers
+        self._tasks.add(lane.task)  # the loop itself keeps no strong reference
+        lane.task.add_done_callback(self._tasks.discard)
 
     async def _drain(self, lane: _Lane) -> None:
         try:
@@ -105,17 +158,54 @@ class Coalescer(Generic[Item, Result]):
                 if self.crowded:
                     # One turn of the loop: who has just been answered asks again, and larger batches are cheaper for all.
                     await asyncio.sleep(0)
-                taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
+                most = self._share()
+                if not most:
+                    break
+                taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), most))]
                 if len(taken) > 1:
                     self._crowded_until = time.monotonic() + _CROWDED_SECONDS
                 # A caller that has gone needs no work done.
                 batch = [(item, future) for item, future in taken if not future.done()]
                 if batch:
-                    await self._run_batch(lane, batch)
+                    await self._carry(lane, batch)
         finally:
             # In the same step as the look at an empty queue: an item that comes later finds the lane free.
             if not lane.given_up:
                 self._busy -= 1
+
+    def _share(self) -> int:
+        """How many callers the next batch may carry; 0: another lane sees to them."""
+        if self._turns is None:
+            return self._max_batch
+        self._turns.saw(len(self._waiting) + self._carried)
+        if self._is_waited_for(1):
+            return 0
+        return min(self._turns.share, self._max_batch) if self._turns.on else self._max_batch
+
+    async def _carry(self, lane: _Lane, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+        """Runs a batch, and sees how long it takes."""
+        if self._turns is None:
+            await self._run_batch(lane, batch)
+            return
+        began = time.monotonic()
+        timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, self._is_late, lane)
+        self._carried += len(batch)
+        try:
+            await self._run_batch(lane, batch)
+        finally:
+            timer.cancel()
+            self._turns.saw(len(self._waiting) + self._carried)
+            self._turns.took(time.monotonic() - began)
+            self._carried -= len(batch)
+            self._late -= lane.late
+            lane.late = False
+
+    def _is_late(self, lane: _Lane) -> None:
+        """Whoever waits for the end of this lane's batch gets the next lane."""
+        lane.late = True
+        self._late += 1
+        if self._waiting and self._busy < self._lanes:
+            self._open_lane()
 
     async def _run_batch(
         self,
@@ -160,6 +250,8 @@ class Coalescer(Generic[Item, Result]):
         self._waiting.clear()
         lane.given_up = True
         self._busy -= 1
+        self._late -= lane.late
+        lane.late = False
         # What has not gone out yet never does: its callers are told that it failed.
         lane.task.cancel()
 

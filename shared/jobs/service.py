@@ -57,7 +57,12 @@ class JobService:
         days = settings.retention_days
         self._keep_seconds = None if days is None else days * 24 * 3600
         self._submits: Coalescer[dict[str, Any], NewJob] = Coalescer(
-            self._submit_batch, lanes=2, max_batch=200, is_shared_fault=is_unavailable, patience=patience
+            self._submit_batch,
+            lanes=2,
+            by_turns=True,
+            max_batch=200,
+            is_shared_fault=is_unavailable,
+            patience=patience,
         )
         self._outbound = Policy.of(settings)
         self._keyed_submits = KeyedSubmits(database, self._patience)

@@ -122,6 +122,67 @@ async def test_batches_and_lanes_are_bounded() -> None:
     assert max(len(batch) for batch in recorder.batches) == 2
 
 
+class Closed:
+    """Callers who each ask again as soon as they are answered; ``holds`` keeps one batch under way."""
+
+    def __init__(self, callers: int) -> None:
+        self.callers = callers
+        self.sizes: list[int] = []
+        self.under_way = self.most_at_once = 0
+        self.hold: asyncio.Event | None = None
+        self.coalescer: Coalescer[int, int] = Coalescer(self._run, lanes=2, by_turns=True)
+
+    async def _run(self, items: Sequence[int]) -> Sequence[int]:
+        self.sizes.append(len(items))
+        self.under_way += 1
+        self.most_at_once = max(self.most_at_once, self.under_way)
+        hold, self.hold = self.hold, None
+        await (hold.wait() if hold else asyncio.sleep(0.001))
+        self.under_way -= 1
+        return items
+
+    async def ask(self, times: int) -> None:
+        async def caller(number: int) -> None:
+            for _ in range(times):
+                await self.coalescer(number)
+
+        self.sizes.clear()
+        self.most_at_once = 0
+        await asyncio.gather(*map(caller, range(self.callers)))
+
+
+@pytest.mark.parametrize(("seconds", "halves"), [(60, True), (0, False)], ids=["short batches", "long ones"])
+async def test_callers_go_in_two_halves_by_turns_where_batches_are_short(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, halves: bool
+) -> None:
+    monkeypatch.setattr("shared.coalesce._CALLER_SECONDS", seconds)
+    closed = Closed(8)
+    await closed.ask(3)
+    await closed.ask(20)
+    assert sum(closed.sizes) == 8 * 20
+    assert max(closed.sizes) == (4 if halves else 8)
+    if halves:
+        assert closed.most_at_once == 1
+
+
+async def test_nobody_waits_long_for_the_other_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.coalesce._CALLER_SECONDS", 60)
+    closed = Closed(8)
+    await closed.ask(3)
+    hold = closed.hold = asyncio.Event()
+    first = asyncio.create_task(closed.ask(1))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE):
+        while sum(closed.sizes) < 8:
+            await asyncio.sleep(0.001)
+    assert closed.sizes == [4, 4]
+    assert not hold.is_set()
+    # Those who come now get the free lane at once.
+    await asyncio.wait_for(closed.coalescer(9), PATIENCE)
+    hold.set()
+    await first
+
+
 async def test_a_caller_that_left_costs_nothing_and_harms_nobody() -> None:
     recorder = Recorder()
     recorder.gate.clear()
