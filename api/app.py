@@ -23,7 +23,7 @@ from shared.config import Settings, get_settings
 from shared.logging import setup_logging
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> Application:
     """The API for these settings. Its services are made at once and closed at the end of its lifespan."""
     services = Services.of(settings)
 
@@ -49,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,  # the redirect would repeat whatever Host a client sent
     )
-    app.state.services = services
+    app.services = services
     app.add_middleware(RequestContext, public_url=settings.public_url or "")
     errors.install(app)
     for router in (

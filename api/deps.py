@@ -44,7 +44,7 @@ _CHALLENGE = 'Bearer realm="plantain"'
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One a process, at ``app.state.services``."""
+    """One a process, at ``app.services``."""
 
     settings: Settings
     database: Database
@@ -110,7 +110,7 @@ class Services:
 
 
 def services_of(request: Request) -> Services:
-    services: Services = request.app.state.services
+    services: Services = request.scope["app"].services
     return services
 
 

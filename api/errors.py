@@ -180,7 +180,7 @@ def problem(scope: Mapping[str, Any], error: AppError) -> Response:
 def unexpected(scope: Mapping[str, Any], error: Exception) -> Response:
     """The answer where something raised what nobody foresaw: 503 when the database is away, else 500."""
     if is_unavailable(error):
-        services: Services = scope["app"].state.services
+        services: Services = scope["app"].services
         services.database.outage.failed(error)
         return problem(scope, Unavailable(_UNAVAILABLE[no_writes(error)], retry_after=_RETRY_SECONDS))
     log.error("unexpected %s", type(error).__name__, exc_info=error)

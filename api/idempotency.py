@@ -47,4 +47,6 @@ async def answered(request: Request, claim: Claim, work: Callable[[], Awaitable[
 
 
 def response_of(answer: Answer, headers: dict[str, str] | None = None) -> Response:
-    return JsonResponse(answer.body, answer.status, {**answer.headers, **(headers or {})})
+    return JsonResponse(
+        answer.body, answer.status, {**answer.headers, **headers} if headers else answer.headers
+    )

@@ -36,6 +36,7 @@ __all__ = [
     "sse",
 ]
 
+_NO_STORE = (b"cache-control", b"no-store")
 _RETRY_SECONDS = 1
 _MAX_RETRY_SECONDS = 60
 
@@ -77,12 +78,13 @@ class JsonResponse(Whole):
         media_type: str = "application/json",
     ) -> None:
         body = body if isinstance(body, bytes) else dumps(body)
-        found = {"cache-control": "no-store"}
-        for name, value in (headers or {}).items():
-            found[name.lower()] = value
-        found["content-type"] = media_type
-        found["content-length"] = str(len(body))
-        super().__init__(status, found, body)
+        super().__init__(status, headers or {}, body)
+        if "Cache-Control" not in (headers or {}):
+            self.raw_headers.append(_NO_STORE)
+        self.raw_headers += [
+            (b"content-type", media_type.encode()),
+            (b"content-length", str(len(body)).encode()),
+        ]
 
 
 def attempt_view(row: Row[Any]) -> dict[str, Any]:

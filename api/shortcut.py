@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.errors import problem
+from api.headers import DirectRequest
 from api.middleware import RequestContext
 from shared.errors import AppError
 
 if TYPE_CHECKING:
-    from api.deps import Handler, ProjectRoute
+    from api.deps import Handler, ProjectRoute, Services
 
 _ID_LENGTH = 36
 
@@ -53,7 +54,7 @@ class Shortcut:
         return True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
+        request = DirectRequest(scope, receive, send)
         handler: Handler = scope["shortcut"]
         try:
             response = await handler(request)
@@ -65,6 +66,8 @@ class Shortcut:
 class Application(FastAPI):
     """FastAPI with a shortcut. ``open`` it once its routes are there."""
 
+    #: ``api.deps`` finds them here.
+    services: Services
     _shortcut: Shortcut | None = None
     _surrounded: ASGIApp
 

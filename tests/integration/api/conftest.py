@@ -8,23 +8,23 @@ from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from api.app import create_app
+from api.shortcut import Application
 from shared.config import Settings
 from shared.db import Database
 from tests import factories
 
 
 @pytest.fixture
-async def app(settings: Settings) -> AsyncIterator[FastAPI]:
+async def app(settings: Settings) -> AsyncIterator[Application]:
     made = create_app(settings)
     async with made.router.lifespan_context(made):
         yield made
 
 
 @pytest.fixture
-async def anonymous(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+async def anonymous(app: Application) -> AsyncIterator[httpx.AsyncClient]:
     """A client without a key."""
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
@@ -43,7 +43,7 @@ async def project_id(database: Database, key: str) -> UUID:
 
 
 @pytest.fixture
-async def client(app: FastAPI, key: str) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: Application, key: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the project ``default``."""
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=app), base_url="http://api", headers=bearer(key)

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import text
 
 from api.deps import ProjectRoute
 from api.methods import Refusal
+from api.shortcut import Application
 from shared.access import queries, service
 from shared.access.keys import new_key
 from shared.db import Database
@@ -23,7 +23,7 @@ OPEN = {"/", "/docs", "/openapi.json", "/api/health", "/api/health/live", "/api/
 
 
 async def test_every_address_but_health_and_docs_needs_a_key(
-    app: FastAPI, anonymous: httpx.AsyncClient
+    app: Application, anonymous: httpx.AsyncClient
 ) -> None:
     checked = 0
     for route in app.routes:

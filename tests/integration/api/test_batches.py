@@ -13,10 +13,10 @@ from uuid import UUID, uuid4
 import httpx
 import orjson
 import pytest
-from fastapi import FastAPI
 from PIL import Image
 from sqlalchemy import text
 
+from api.shortcut import Application
 from shared.batches import queries
 from shared.batches.schemas import MAX_JOBS
 from shared.config import Settings
@@ -589,7 +589,7 @@ class TestReplay:
         assert problem(answer, 422, "validation_failed")["errors"][0]["pointer"] == "/kind"
 
     async def test_pictures_come_along_and_bound_what_one_request_takes(
-        self, client: httpx.AsyncClient, database: Database, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+        self, client: httpx.AsyncClient, database: Database, app: Application, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         data = io.BytesIO()
         Image.effect_noise((200, 200), 100).save(data, "PNG")
@@ -597,7 +597,7 @@ class TestReplay:
         job = {**factories.IMAGE_JOB, "input": {"prompt": "Edit it", "input_images": [picture]}}
         made = await submit(client, 0, jobs=[job] * 3)
         await end(database, made["id"], *[State.FAILED] * 3)
-        monkeypatch.setattr(app.state.services.replays, "_most_bytes", 2 * len(data.getvalue()) + 5000)
+        monkeypatch.setattr(app.services.replays, "_most_bytes", 2 * len(data.getvalue()) + 5000)
         found = await self.replay(client, 202, filter={"state": ["failed"]})
         assert (found["batch"]["total"], found["next_cursor"] is not None) == (2, True)
         rest = await self.replay(client, 202, filter={"state": ["failed"]}, cursor=found["next_cursor"])

@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import text
 
+from api.shortcut import Application
 from shared.batches.intake import Intake
 from shared.db import Database
 from shared.uploads import queries as uploads
@@ -60,7 +60,7 @@ async def counts(database: Database) -> tuple[int, ...]:
 
 async def test_thousands_of_jobs_name_uploads_in_a_few_statements(
     client: httpx.AsyncClient,
-    app: FastAPI,
+    app: Application,
     database: Database,
     project_id: UUID,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,13 +135,13 @@ async def test_of_many_errors_the_first_fifty_are_told(
 
 async def test_an_upload_that_goes_between_the_look_and_the_write_leaves_no_batch(
     client: httpx.AsyncClient,
-    app: FastAPI,
+    app: Application,
     database: Database,
     project_id: UUID,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stays, goes = await known(database, project_id, 2)
-    create = app.state.services.batches.create
+    create = app.services.batches.create
 
     async def create_late(intake: Intake, *rest: Any) -> Any:
         async with database.transaction() as db:  # the deletion is under way, and the batch waits for its end
@@ -152,7 +152,7 @@ async def test_an_upload_that_goes_between_the_look_and_the_write_leaves_no_batc
             await uploads.delete(db, UUID(goes))
         return await task
 
-    monkeypatch.setattr(app.state.services.batches, "create", create_late)
+    monkeypatch.setattr(app.services.batches, "create", create_late)
     jobs = [editing(stays), editing(stays, goes), editing(stays)]
     found = problem(await client.post(BATCHES, content=lines(jobs), headers=JSONL), 422, "validation_failed")
 

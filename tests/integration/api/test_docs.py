@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 
 import api
 import shared
 from api.errors import CODES
+from api.shortcut import Application
 from shared.jobs.status import State, WaitingReason
 
 
@@ -56,7 +56,7 @@ async def test_every_endpoint_documents_its_errors_as_problems(document: dict[st
             assert content["application/problem+json"]["example"]["status"] == int(status)
 
 
-async def test_every_route_is_documented(app: FastAPI, document: dict[str, Any]) -> None:
+async def test_every_route_is_documented(app: Application, document: dict[str, Any]) -> None:
     for route in app.routes:
         if getattr(route, "include_in_schema", False):
             assert getattr(route, "path", None) in document["paths"]

@@ -12,11 +12,11 @@ from collections import defaultdict
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from api.methods import Refusal
+from api.shortcut import Application
 from scripts.embedded import EmbeddedPostgres
 from shared.config import Settings
 from shared.jobs.service import JobService
@@ -58,7 +58,7 @@ async def test_another_method_names_all_that_are_possible(
 
 
 async def test_head_is_taken_wherever_get_is(
-    app: FastAPI, client: httpx.AsyncClient, anonymous: httpx.AsyncClient
+    app: Application, client: httpx.AsyncClient, anonymous: httpx.AsyncClient
 ) -> None:
     job = (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).json()
     batch = (await client.post("/api/v1/batches", json={"jobs": [factories.TEXT_JOB]})).json()
@@ -130,7 +130,7 @@ async def test_what_nobody_foresaw_is_logged_once_with_its_id_and_not_told(
 
 
 async def test_an_answer_that_breaks_off_is_logged_and_cut(
-    app: FastAPI, anonymous: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+    app: Application, anonymous: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def pieces() -> object:
         yield b"first"
@@ -171,10 +171,10 @@ async def test_a_database_that_is_away_is_503_at_once_and_comes_back(
 
 
 async def test_a_database_that_hangs_is_503_in_time(
-    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, postgres: EmbeddedPostgres
+    app: Application, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, postgres: EmbeddedPostgres
 ) -> None:
     job = (await client.post("/api/v1/jobs", json=factories.TEXT_JOB)).json()
-    services = app.state.services
+    services = app.services
     for patient in (services.lists, services.waiting, services.jobs._submits, services.jobs._gets):
         monkeypatch.setattr(patient, "_patience", 0.3)
     children = subprocess.run(

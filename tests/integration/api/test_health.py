@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import text
 
 from api.app import create_app
+from api.shortcut import Application
 from scripts.embedded import EmbeddedValkey
 from shared.config import Settings
 from shared.db import Database
@@ -137,7 +137,7 @@ class TestWithoutRedis:
         assert (await ready(client))[1]["status"] == "ready"
 
     async def test_hanging_submits_polls_and_cancels_are_answered_in_time(
-        self, app: FastAPI, client: httpx.AsyncClient, valkey: EmbeddedValkey, database: Database
+        self, app: Application, client: httpx.AsyncClient, valkey: EmbeddedValkey, database: Database
     ) -> None:
         del app
         await client.post("/api/v1/jobs", json=factories.TEXT_JOB)  # connections are open

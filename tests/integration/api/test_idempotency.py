@@ -12,11 +12,11 @@ from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from PIL import Image
 from sqlalchemy import text
 
 from api.app import create_app
+from api.shortcut import Application
 from shared.checkpoints import arm
 from shared.config import Settings
 from shared.db import Database
@@ -146,7 +146,7 @@ async def test_an_answer_outlives_the_time_in_its_request(
 
 
 async def test_keys_are_those_of_a_project(
-    app: FastAPI, client: httpx.AsyncClient, database: Database
+    app: Application, client: httpx.AsyncClient, database: Database
 ) -> None:
     mine = await submit(client)
     same_project = bearer(await factories.key(database))

@@ -12,9 +12,9 @@ from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import TextClause, event, text
 
+from api.shortcut import Application
 from shared.db import Database
 from shared.jobs.schemas import JobView
 from shared.jobs.status import State
@@ -58,9 +58,9 @@ async def run(database: Database, statement: str, **parameters: Any) -> None:
 
 
 @contextmanager
-def statements(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def statements(app: Application, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Everything that the API asks of the database meanwhile, however it does."""
-    database: Database = app.state.services.database
+    database: Database = app.services.database
     told: list[str] = []
     execute = database.direct.execute
 
@@ -109,7 +109,7 @@ async def test_ten_thousand_jobs_each_know_their_place(
 
 
 async def test_polls_share_what_is_read_and_only_queued_ones_read_it(
-    app: FastAPI,
+    app: Application,
     client: httpx.AsyncClient,
     database: Database,
     project_id: UUID,
@@ -141,7 +141,7 @@ async def test_polls_share_what_is_read_and_only_queued_ones_read_it(
 
 
 async def test_a_client_that_knows_its_place_learns_of_a_better_one(
-    app: FastAPI, client: httpx.AsyncClient, database: Database, project_id: UUID
+    app: Application, client: httpx.AsyncClient, database: Database, project_id: UUID
 ) -> None:
     await fill(database, project_id, 20)
     await factories.worker(database)
@@ -215,7 +215,7 @@ async def test_a_running_job_shows_how_far_it_is(
 
 
 async def test_what_cannot_be_read_is_left_out(
-    app: FastAPI,
+    app: Application,
     client: httpx.AsyncClient,
     database: Database,
     project_id: UUID,

@@ -13,10 +13,10 @@ import httpx
 import orjson
 import psycopg
 import pytest
-from fastapi import FastAPI
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from api.shortcut import Application
 from shared.config import Settings
 from shared.db import Database
 from tests import factories
@@ -125,7 +125,7 @@ async def test_one_for_later_is_not_rung_for(
 )
 @pytest.mark.usefixtures("unhurried")
 async def test_nor_is_one_while_the_database_stores_nothing(
-    app: FastAPI,
+    app: Application,
     client: httpx.AsyncClient,
     settings: Settings,
     redis: Redis,
@@ -135,7 +135,7 @@ async def test_nor_is_one_while_the_database_stores_nothing(
 ) -> None:
     """A worker would wait for jobs that hardly get stored."""
     first = (await submit(client)).json()["id"]
-    database = app.state.services.database
+    database = app.services.database
     monkeypatch.setattr("shared.outage._QUIET_SECONDS", quiet)
     monkeypatch.setattr("shared.db._REFUSED_SECONDS", 60)
     database.outage.failed(error)
@@ -151,14 +151,14 @@ async def test_nor_is_one_while_the_database_stores_nothing(
 
 @pytest.mark.usefixtures("unhurried")
 async def test_a_failed_insert_calls_it_off(
-    app: FastAPI,
+    app: Application,
     client: httpx.AsyncClient,
     database: Database,
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And fails as ever; a message that had left already would find no job."""
-    doorbell = app.state.services.jobs._doorbell
+    doorbell = app.services.jobs._doorbell
     send, insert_failed = doorbell._send, asyncio.Event()
 
     async def late(jobs: Any) -> bool:

@@ -13,12 +13,12 @@ from uuid import UUID
 import httpx
 import orjson
 import pytest
-from fastapi import FastAPI
 from PIL import Image
 from redis.asyncio import Redis
 from sqlalchemy import text
 
 from api import body, budget
+from api.shortcut import Application
 from shared.config import Settings
 from shared.db import Database
 from shared.jobs.schemas import JobView
@@ -87,14 +87,14 @@ async def test_many_at_once_each_get_their_own_job(client: httpx.AsyncClient, da
 )
 async def test_a_database_that_goes_away_after_the_commit_does_not_take_the_202_back(
     client: httpx.AsyncClient,
-    app: FastAPI,
+    app: Application,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
     fails: str,
     error: Exception,
 ) -> None:
     # A client that is told 503 submits again, and the job would be run and paid for twice.
-    services = app.state.services
+    services = app.services
 
     async def away(*_: object) -> object:
         raise error
@@ -493,10 +493,10 @@ async def test_a_body_that_stops_coming_is_told(
 
 
 async def test_where_there_is_no_room_it_is_503(
-    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: Application, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "WAIT_SECONDS", 0.1)
-    bodies = app.state.services.body_bytes
+    bodies = app.services.body_bytes
     async with bodies.room() as room:
         await room.take(bodies.size)
         for content in (b" " * 100_000, _pieces(100_000)):

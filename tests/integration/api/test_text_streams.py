@@ -14,10 +14,10 @@ from uuid import UUID
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI
 
 from api.app import create_app
 from api.protocol import LimitedProtocol
+from api.shortcut import Application
 from scripts.embedded import EmbeddedValkey
 from shared.config import Settings
 from shared.db import Database
@@ -48,7 +48,7 @@ def settings(make_settings: SettingsFactory, simulator: RunningSimulator) -> Set
 
 
 @pytest.fixture
-async def http(app: FastAPI, key: str) -> AsyncIterator[httpx.AsyncClient]:
+async def http(app: Application, key: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server on a real socket, in this process."""
     config = uvicorn.Config(
         app, host="127.0.0.1", port=0, http=LimitedProtocol, ws="none", lifespan="off", log_config=None

@@ -11,11 +11,11 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import text
 
 from api import body
 from api.deps import READ
+from api.shortcut import Application
 from shared import storage
 from shared.db import Database
 from shared.errors import ValidationFailed
@@ -163,9 +163,9 @@ async def test_forms_that_are_wrong_are_told_what_is(client: httpx.AsyncClient, 
 
 
 async def test_a_file_over_the_limit_is_refused_declared_or_not(
-    app: FastAPI, client: httpx.AsyncClient, database: Database, monkeypatch: pytest.MonkeyPatch
+    app: Application, client: httpx.AsyncClient, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    services = app.state.services
+    services = app.services
     monkeypatch.setattr(services.uploads, "max_bytes", len(DATA) - 1)
     assert "limit of" in problem(await send(client), 413, "payload_too_large")["detail"]
     assert await rows(database, "upload_chunks") == 0
@@ -221,9 +221,9 @@ async def test_delete_takes_the_bytes_too(client: httpx.AsyncClient, database: D
 
 
 async def test_one_that_is_still_coming_is_not_there(
-    client: httpx.AsyncClient, app: FastAPI, project_id: UUID, database: Database
+    client: httpx.AsyncClient, app: Application, project_id: UUID, database: Database
 ) -> None:
-    receiving = app.state.services.uploads.receive(project_id)
+    receiving = app.services.uploads.receive(project_id)
     await receiving.write(DATA)
 
     async with database.transaction() as db:
@@ -326,10 +326,10 @@ async def test_an_upload_over_the_models_limit_is_told_at_submit(
 
 
 async def test_an_upload_that_goes_between_the_look_and_the_write_leaves_no_job(
-    client: httpx.AsyncClient, app: FastAPI, project_id: UUID, database: Database
+    client: httpx.AsyncClient, app: Application, project_id: UUID, database: Database
 ) -> None:
     made = (await send(client)).json()
-    jobs = app.state.services.jobs
+    jobs = app.services.jobs
     draft = await jobs.draft(project_id, JobSubmit.model_validate(editing({"upload_id": made["id"]})))
     assert (await client.delete(made["url"])).status_code == 204
 

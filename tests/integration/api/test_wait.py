@@ -12,9 +12,9 @@ from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from api.deps import Services
+from api.shortcut import Application
 from scripts.embedded import EmbeddedValkey
 from shared.config import Settings
 from shared.db import Database
@@ -28,8 +28,8 @@ from tests.patience import until
 
 
 @pytest.fixture
-def services(app: FastAPI) -> Services:
-    made: Services = app.state.services
+def services(app: Application) -> Services:
+    made: Services = app.services
     return made
 
 
