@@ -10,6 +10,7 @@ import sys
 import uvicorn
 
 from api.protocol import LimitedProtocol
+from shared.collector import hold_the_collector
 from shared.config import settings_or_exit
 from shared.logging import setup_logging
 
@@ -24,6 +25,7 @@ _OWN_FILES = 100
 
 
 def main() -> int:
+    hold_the_collector()
     settings = settings_or_exit()
     setup_logging(settings)
     allow_files(settings.api_max_waiting)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 
+from shared.collector import hold_the_collector
 from shared.config import refuse
 from shared.logging import setup_logging
 from shared.queue import ALL_QUEUES
@@ -13,6 +14,7 @@ from worker.settings import checked_settings
 
 
 def main() -> int:
+    hold_the_collector()
     settings = checked_settings()
     queues = [name.strip() for name in settings.worker_queues.split(",") if name.strip()] or list(ALL_QUEUES)
     unknown = sorted(set(queues) - set(ALL_QUEUES))
