@@ -9,11 +9,10 @@ from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from api import long_strings
 from api.budget import Room
-from api.cycle import cycle_of
+from api.cycle import take_body
 from shared.errors import (
     BadRequest,
     FieldError,
@@ -68,7 +67,13 @@ async def read(request: Request, limit: int, room: Room) -> bytes:
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise unsupported(request, "JSON", "application/json")
-    return await _collect(request, limit, room)
+    declared = declared_length(request)
+    if declared is not None and declared <= min(limit, _FREE_BYTES):
+        # Most come with their request: then there is nothing to wait for.
+        here = take_body(request.scope)
+        if here is not None:
+            return here
+    return await _collect(request, declared, limit, room)
 
 
 async def chunks(request: Request, limit: int, room: Room) -> AsyncIterator[bytes]:
@@ -189,10 +194,7 @@ async def worked_on(size: int, function: Callable[..., Result], *arguments: Any)
     return function(*arguments)
 
 
-async def _collect(request: Request, limit: int, room: Room) -> bytes:
-    declared = declared_length(request)
-    if declared is not None and declared <= min(limit, _FREE_BYTES) and _is_here(request):
-        return await _take_at_once(request)
+async def _collect(request: Request, declared: int | None, limit: int, room: Room) -> bytes:
     if declared is not None and declared > limit:
         await drain_unless_asked(request)
         raise too_large(limit)
@@ -221,19 +223,6 @@ async def _collect(request: Request, limit: int, room: Room) -> bytes:
         await drain(request)
         raise too_large(limit)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-async def _take_at_once(request: Request) -> bytes:
-    message = await request.receive()
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
-    return bytes(message["body"])
-
-
-def _is_here(request: Request) -> bool:
-    """All of a body has come already, as most do with their request: no timer is needed, nor anything else to wait with."""
-    cycle = cycle_of(request.scope)
-    return cycle is not None and not cycle.more_body
 
 
 def declared_length(request: Request) -> int | None:

@@ -30,6 +30,16 @@ def cycle_of(scope: Mapping[str, Any]) -> RequestResponseCycle | None:
     return found
 
 
+def take_body(scope: Mapping[str, Any]) -> bytes | None:
+    """A request's body where all of it has come and nothing was taken yet, as ``receive`` would give it."""
+    cycle = cycle_of(scope)
+    if cycle is None or cycle.more_body or cycle.disconnected or not cycle.message_event.is_set():
+        return None
+    cycle.message_event.clear()
+    body, cycle.body = bytes(cycle.body), bytearray()
+    return body
+
+
 class Cycle(RequestResponseCycle):
     """One request and its answer."""
 

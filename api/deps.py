@@ -157,11 +157,12 @@ class ProjectRoute(ApiRoute):
     """
 
     def checked(self, handle: Handler) -> Handler:
-        handle = super().checked(handle)
-        scope = self.needed_scope()
+        allowed, scope = _query_names(self), self.needed_scope()
 
         async def handler(request: Request) -> Response:
             request.scope["caller"] = await authenticate(request, scope)
+            if request.scope["query_string"]:
+                _refuse_unknown(request, allowed)
             return await handle(request)
 
         return handler
@@ -204,8 +205,9 @@ async def authenticate(request: Request, scope: str | None) -> Caller:
     if scheme.lower() != "bearer" or not key.strip():
         message = "Send your API key as the header Authorization: Bearer pln_…"
         raise Unauthenticated(message, headers={"WWW-Authenticate": _CHALLENGE})
+    authenticator = services_of(request).authenticator
     try:
-        caller = await services_of(request).authenticator.authenticate(key.strip())
+        caller = authenticator.remembered(key) or await authenticator.authenticate(key.strip())
     except Unauthenticated as error:
         error.headers["WWW-Authenticate"] = f'{_CHALLENGE}, error="invalid_token"'
         raise

@@ -59,15 +59,16 @@ class Waiting:
     async def outlook(self, row: JobRow) -> Outlook:
         """What can be said of a job now."""
         if row.state == State.QUEUED:
-            reason = await self._reason(row)
-            return self._of_queued(row, reason, await self._current())
+            reason = self._known_reason(row) or await self.reason_in(row.queue)
+            known = self._fresh() if time.monotonic() < self._next_look else None
+            return self._of_queued(row, reason, known or await self._current())
         if row.state == State.RUNNING:
             return self._of_running(row)
         return SETTLED
 
     async def first_outlook(self, row: JobRow) -> Outlook:
         """Likewise of a job that was just submitted: what is known without asking."""
-        return self.of_new(row, await self._reason(row))
+        return self.of_new(row, self._known_reason(row) or await self.reason_in(row.queue))
 
     def of_new(self, row: JobRow, reason: WaitingReason) -> Outlook:
         """Likewise, where it is known already why a job in this queue waits."""
@@ -77,7 +78,9 @@ class Waiting:
 
     async def reason(self, row: JobRow) -> WaitingReason | None:
         """Why a queued job waits; None where it is not queued."""
-        return await self._reason(row) if row.state == State.QUEUED else None
+        if row.state != State.QUEUED:
+            return None
+        return self._known_reason(row) or await self.reason_in(row.queue)
 
     async def reason_in(self, queue: str) -> WaitingReason:
         """Why a job that nothing holds back waits in this queue: whether any live worker takes from it.
@@ -98,8 +101,14 @@ class Waiting:
         if self._looking is not None:
             await asyncio.wait({self._looking}, timeout=self._patience)
 
-    async def _reason(self, row: JobRow) -> WaitingReason:
-        return WaitingReason(row.waiting_reason) if row.waiting_reason else await self.reason_in(row.queue)
+    def _known_reason(self, row: JobRow) -> WaitingReason | None:
+        """Why a queued job waits, where nobody need be asked: nearly always."""
+        if row.waiting_reason:
+            return WaitingReason(row.waiting_reason)
+        asked, _, served = self._workers
+        if time.monotonic() - asked > _WORKERS_CACHE_SECONDS:
+            return None
+        return WaitingReason.IN_QUEUE if row.queue in served else WaitingReason.NO_WORKERS
 
     def _of_queued(self, row: JobRow, reason: WaitingReason, known: Backlog | None) -> Outlook:
         if known is None:
