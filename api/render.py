@@ -51,6 +51,8 @@ class Whole(Response):
         self.raw_headers = [
             (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
         ]
+        if body:
+            self.raw_headers.append((b"content-length", str(len(body)).encode()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if WHOLE not in scope.get("extensions", ()):
@@ -81,10 +83,7 @@ class JsonResponse(Whole):
         super().__init__(status, headers or {}, body)
         if "Cache-Control" not in (headers or {}):
             self.raw_headers.append(_NO_STORE)
-        self.raw_headers += [
-            (b"content-type", media_type.encode()),
-            (b"content-length", str(len(body)).encode()),
-        ]
+        self.raw_headers.append((b"content-type", media_type.encode()))
 
 
 def attempt_view(row: Row[Any]) -> dict[str, Any]:

@@ -39,9 +39,10 @@ class _Turns:
     the other's commit.
     """
 
-    __slots__ = ("_takes", "_there", "on")
+    __slots__ = ("_most", "_takes", "_there", "on")
 
-    def __init__(self) -> None:
+    def __init__(self, max_batch: int) -> None:
+        self._most = max_batch
         self.on = False
         #: Callers, wherever they are: as many as were seen at once of late.
         self._there = 0
@@ -54,7 +55,8 @@ class _Turns:
 
     def saw(self, callers: int) -> None:
         self._there = max(callers, self._there * 7 // 8)
-        self.on = self._takes < (self._there - _BATCH_CALLERS) * _CALLER_SECONDS
+        # More than two full batches are a queue, for which all lanes are wanted.
+        self.on = self._takes < (self._there - _BATCH_CALLERS) * _CALLER_SECONDS and self.share <= self._most
 
     def took(self, seconds: float) -> None:
         self._takes = min(seconds, self._takes * 1.2)
@@ -63,10 +65,12 @@ class _Turns:
 class _Lane:
     """What carries batches, one after the other."""
 
-    __slots__ = ("given_up", "late", "task")
+    __slots__ = ("carried", "given_up", "late", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None]
+        #: Callers of its batch, while that is under way.
+        self.carried = 0
         #: Its batch took longer than callers are made to wait.
         self.given_up = False
         #: Its batch takes longer than the other half of the callers should wait.
@@ -117,7 +121,7 @@ class Coalescer(Generic[Item, Result]):
         self._late = 0
         #: Callers whose batches are under way.
         self._carried = 0
-        self._turns = _Turns() if by_turns else None
+        self._turns = _Turns(max_batch) if by_turns else None
         self._crowded_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -172,6 +176,8 @@ class Coalescer(Generic[Item, Result]):
             # In the same step as the look at an empty queue: an item that comes later finds the lane free.
             if not lane.given_up:
                 self._busy -= 1
+                if self._waiting and not self._busy:  # it broke, and others relied on it
+                    self._open_lane()
 
     def _share(self) -> int:
         """How many callers the next batch may carry; 0: another lane sees to them."""
@@ -189,19 +195,27 @@ class Coalescer(Generic[Item, Result]):
             return
         began = time.monotonic()
         timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, self._is_late, lane)
-        self._carried += len(batch)
+        lane.carried = len(batch)
+        self._carried += lane.carried
         try:
             await self._run_batch(lane, batch)
         finally:
             timer.cancel()
-            self._turns.saw(len(self._waiting) + self._carried)
-            self._turns.took(time.monotonic() - began)
-            self._carried -= len(batch)
-            self._late -= lane.late
-            lane.late = False
+            if not lane.given_up:
+                self._turns.saw(len(self._waiting) + self._carried)
+                self._turns.took(time.monotonic() - began)
+                self._forget(lane)
+
+    def _forget(self, lane: _Lane) -> None:
+        """Its batch is no longer under way, or nobody waits for it any more."""
+        self._carried -= lane.carried
+        self._late -= lane.late
+        lane.carried, lane.late = 0, False
 
     def _is_late(self, lane: _Lane) -> None:
         """Whoever waits for the end of this lane's batch gets the next lane."""
+        if lane.given_up:
+            return
         lane.late = True
         self._late += 1
         if self._waiting and self._busy < self._lanes:
@@ -219,7 +233,8 @@ class Coalescer(Generic[Item, Result]):
             results = await self._run([item for item, _ in batch])
         except BaseException as error:
             if len(batch) == 1 or self._is_shared_fault(error) or not isinstance(error, Exception):
-                for _, future in batch:
+                # After what ends this task nobody else gets to those who come after it.
+                for _, future in batch if isinstance(error, Exception) else (*batch, *rest):
                     _settle(future, error)
                 if not isinstance(error, Exception):
                     raise
@@ -250,8 +265,7 @@ class Coalescer(Generic[Item, Result]):
         self._waiting.clear()
         lane.given_up = True
         self._busy -= 1
-        self._late -= lane.late
-        lane.late = False
+        self._forget(lane)
         # What has not gone out yet never does: its callers are told that it failed.
         lane.task.cancel()
 

@@ -59,12 +59,7 @@ class KeyedSubmits:
         self._database = database
         self._patience = patience
         self._batches: Coalescer[Keyed, tuple[NewJob, Answer]] = Coalescer(
-            self._store,
-            lanes=2,
-            by_turns=True,
-            max_batch=100,
-            is_shared_fault=is_unavailable,
-            patience=patience,
+            self._store, lanes=2, max_batch=100, is_shared_fault=is_unavailable, patience=patience
         )
 
     async def __call__(self, keyed: Keyed) -> tuple[NewJob, Answer]:

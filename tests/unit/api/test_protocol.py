@@ -93,19 +93,19 @@ async def test_a_whole_answer(client: Client) -> None:
     head, body = await client.answer()
     assert head[0] == "HTTP/1.1 200 OK"
     assert head[1].startswith("date: ")
-    assert head[2:] == [
+    assert set(head[2:]) == {
         'etag: "7"',
         "cache-control: private",
         "content-type: application/json",
         "content-length: 7",
-    ]
+    }
     assert body == b'{"a":1}'
 
 
 async def test_an_answer_without_a_body_has_none_and_the_next_one_is_read_right(client: Client) -> None:
     client.send("HEAD /json", "GET /unchanged", "GET /next")
     head, _ = await client.answer(body=False)
-    assert head[-1] == "content-length: 7"
+    assert "content-length: 7" in head
     head, _ = await client.answer()
     assert head[0] == "HTTP/1.1 304 Not Modified"
     assert not [line for line in head if line.startswith(("content-length", "transfer-encoding"))]
@@ -136,9 +136,9 @@ async def test_a_connection_is_kept_while_it_is_used_and_closed_when_it_is_not(c
         client.send(f"GET /{number}")
         await client.answer()
         await asyncio.sleep(_KEPT * 0.5)
+    before = time.monotonic()
     client.send("GET /last")
     await client.answer()
-    before = time.monotonic()
     assert await client.rest() == b""
     assert time.monotonic() - before > _KEPT * 0.8
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -125,17 +127,27 @@ async def test_batches_and_lanes_are_bounded() -> None:
 class Closed:
     """Callers who each ask again as soon as they are answered; ``holds`` keeps one batch under way."""
 
-    def __init__(self, callers: int) -> None:
+    def __init__(self, callers: int, **how: Any) -> None:
         self.callers = callers
         self.sizes: list[int] = []
         self.under_way = self.most_at_once = 0
         self.hold: asyncio.Event | None = None
-        self.coalescer: Coalescer[int, int] = Coalescer(self._run, lanes=2, by_turns=True)
+        #: The next batch is cancelled; or answers no cancel until this is set.
+        self.breaks = False
+        self.deaf: asyncio.Event | None = None
+        self.coalescer: Coalescer[int, int] = Coalescer(self._run, lanes=2, by_turns=True, **how)
 
     async def _run(self, items: Sequence[int]) -> Sequence[int]:
         self.sizes.append(len(items))
         self.under_way += 1
         self.most_at_once = max(self.most_at_once, self.under_way)
+        if self.breaks:
+            self.breaks = False
+            raise asyncio.CancelledError
+        deaf, self.deaf = self.deaf, None
+        while deaf and not deaf.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await deaf.wait()
         hold, self.hold = self.hold, None
         await (hold.wait() if hold else asyncio.sleep(0.001))
         self.under_way -= 1
@@ -163,6 +175,42 @@ async def test_callers_go_in_two_halves_by_turns_where_batches_are_short(
     assert max(closed.sizes) == (4 if halves else 8)
     if halves:
         assert closed.most_at_once == 1
+
+
+async def test_more_callers_than_two_batches_carry_have_both_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.coalesce._CALLER_SECONDS", 60)
+    closed = Closed(40, max_batch=10)
+    await closed.ask(3)
+    await closed.ask(5)
+    assert closed.most_at_once == 2
+
+
+async def test_who_relied_on_a_lane_that_broke_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.coalesce._CALLER_SECONDS", 60)
+    closed = Closed(8)
+    await closed.ask(3)
+    closed.breaks = True
+    answers = await asyncio.wait_for(
+        asyncio.gather(*map(closed.coalescer, range(8)), return_exceptions=True), PATIENCE
+    )
+    assert sum(isinstance(answer, asyncio.CancelledError) for answer in answers) == 4
+    assert sum(isinstance(answer, int) for answer in answers) == 4
+
+
+async def test_a_batch_that_was_given_up_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may go on for ever: callers would be taken for many."""
+    monkeypatch.setattr("shared.coalesce._CALLER_SECONDS", 60)
+    closed = Closed(40, patience=0.05)
+    deaf = closed.deaf = asyncio.Event()
+    try:
+        with pytest.raises(TimeoutError):
+            await closed.ask(1)
+        closed.callers = 2
+        await asyncio.wait_for(closed.ask(40), PATIENCE)
+        assert closed.coalescer._turns is not None
+        assert not closed.coalescer._turns.on
+    finally:
+        deaf.set()
 
 
 async def test_nobody_waits_long_for_the_other_half(monkeypatch: pytest.MonkeyPatch) -> None:
