@@ -74,11 +74,10 @@ class Cycle(RequestResponseCycle):
         if ends:
             self.keep_alive = False
         elif not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        # Each line has its own end and no other.
-        ends_of_lines = 2 + len(self.default_headers) + len(headers) + (not self.keep_alive and not ends)
-        if head.count(b"\n") != ends_of_lines or head.count(b"\r") != ends_of_lines or b"\0" in head:
+            lines += (b"connection", b": ", b"close", b"\r\n")
+        # The status line, four parts a header, and the empty line: each has its own end and no other.
+        expected = 2 + len(lines) // 4
+        head = b"".join(lines) + b"\r\n"
+        if head.count(b"\n") != expected or head.count(b"\r") != expected or b"\0" in head:
             raise RuntimeError("a header's value holds what would end it")
         return head

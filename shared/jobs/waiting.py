@@ -60,8 +60,7 @@ class Waiting:
         """What can be said of a job now."""
         if row.state == State.QUEUED:
             reason = self._known_reason(row) or await self.reason_in(row.queue)
-            known = self._fresh() if time.monotonic() < self._next_look else None
-            return self._of_queued(row, reason, known or await self._current())
+            return self._of_queued(row, reason, await self._current())
         if row.state == State.RUNNING:
             return self._of_running(row)
         return SETTLED
@@ -94,7 +93,7 @@ class Waiting:
                 raise
             self._database.outage.failed(error)
             served = True
-        return WaitingReason.IN_QUEUE if served else WaitingReason.NO_WORKERS
+        return _reason(served)
 
     async def close(self) -> None:
         """Waits for what is under way: a connection cut off in the middle stays open at the server."""
@@ -108,7 +107,7 @@ class Waiting:
         asked, _, served = self._workers
         if time.monotonic() - asked > _WORKERS_CACHE_SECONDS:
             return None
-        return WaitingReason.IN_QUEUE if row.queue in served else WaitingReason.NO_WORKERS
+        return _reason(row.queue in served)
 
     def _of_queued(self, row: JobRow, reason: WaitingReason, known: Backlog | None) -> Outlook:
         if known is None:
@@ -201,3 +200,7 @@ class Waiting:
         async with self._database.reading() as db:
             found = tuple(Workers(frozenset(row.queues), row.slots) for row in await workers.groups(db))
         self._workers = (time.monotonic(), found, frozenset().union(*(group.queues for group in found)))
+
+
+def _reason(served: bool) -> WaitingReason:
+    return WaitingReason.IN_QUEUE if served else WaitingReason.NO_WORKERS

@@ -13,10 +13,8 @@ from uuid import UUID
 
 import httpx
 import pytest
-import uvicorn
 
 from api.app import create_app
-from api.protocol import LimitedProtocol
 from api.shortcut import Application
 from scripts.embedded import EmbeddedValkey
 from shared.config import Settings
@@ -29,6 +27,7 @@ from tests.contract.conftest import RunningSimulator, simulator
 from tests.integration.api.conftest import bearer, problem
 from tests.integration.worker.conftest import Scripted, Worker, Workers, said, workers
 from tests.patience import PATIENCE
+from tests.serving import serving
 from worker.deltas import DeltaSender
 
 __all__ = ["simulator", "workers"]
@@ -50,19 +49,10 @@ def settings(make_settings: SettingsFactory, simulator: RunningSimulator) -> Set
 @pytest.fixture
 async def http(app: Application, key: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server on a real socket, in this process."""
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, http=LimitedProtocol, ws="none", lifespan="off", log_config=None
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    base = f"http://127.0.0.1:{port}/api/v1"
-    async with httpx.AsyncClient(base_url=base, headers=bearer(key), timeout=20) as client:
-        yield client
-    server.should_exit = True
-    await serving
+    async with serving(app) as port:
+        base = f"http://127.0.0.1:{port}/api/v1"
+        async with httpx.AsyncClient(base_url=base, headers=bearer(key), timeout=20) as client:
+            yield client
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from api.cycle import cycle_of
-from api.protocol import LimitedProtocol
 from api.render import JsonResponse, Whole
 from tests.patience import PATIENCE
+from tests.serving import serving
 
 #: Seconds after which an idle connection is closed.
 _KEPT = 1
@@ -65,27 +64,10 @@ class Client:
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    config = uvicorn.Config(
-        application,
-        host="127.0.0.1",
-        port=0,
-        http=LimitedProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        server_header=False,
-        timeout_keep_alive=_KEPT,
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    made = Client(*await asyncio.open_connection("127.0.0.1", port))
-    yield made
-    made.close()
-    server.should_exit = True
-    await serving
+    async with serving(application, server_header=False, timeout_keep_alive=_KEPT) as port:
+        made = Client(*await asyncio.open_connection("127.0.0.1", port))
+        yield made
+        made.close()
 
 
 async def test_a_whole_answer(client: Client) -> None:

@@ -125,7 +125,7 @@ async def test_batches_and_lanes_are_bounded() -> None:
 
 
 class Closed:
-    """Callers who each ask again as soon as they are answered; ``holds`` keeps one batch under way."""
+    """Callers who each ask again as soon as they are answered; ``hold`` keeps one batch under way."""
 
     def __init__(self, callers: int, **how: Any) -> None:
         self.callers = callers
