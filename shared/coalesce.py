@@ -12,10 +12,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextvars import Context
-from math import inf
 from typing import Any, Generic, TypeVar
 
 from shared.errors import Unavailable
+from shared.turns import Turns
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
@@ -23,43 +23,8 @@ Result = TypeVar("Result")
 
 #: After a batch with several callers; while there are few of them, many a batch carries one all the same.
 _CROWDED_SECONDS = 0.05
-#: What a caller costs this process, from one answer to its next question, about.
-_CALLER_SECONDS = 0.00015
-#: And a batch as much as so many callers, about: two small ones are dearer than a large one.
-_BATCH_CALLERS = 6
 #: Nobody waits longer than this for the other half's batch.
 _TURN_SECONDS = 0.02
-
-
-class _Turns:
-    """Whether callers go in two halves by turns: while one half's batch is under way, the other is answered and read.
-
-    Else those who were answered together ask together again, and this process and the server wait for one another. It is
-    right where a batch takes no longer than its callers keep this process busy; behind a slow disk each half would wait for
-    the other's commit.
-    """
-
-    __slots__ = ("_most", "_takes", "_there", "on")
-
-    def __init__(self, max_batch: int) -> None:
-        self._most = max_batch
-        self.on = False
-        #: Callers, wherever they are: as many as were seen at once of late.
-        self._there = 0
-        #: Seconds of a batch: the shortest of late, as what this process itself was late to notice counts for nothing.
-        self._takes = inf
-
-    @property
-    def share(self) -> int:
-        return -(-self._there // 2)
-
-    def saw(self, callers: int) -> None:
-        self._there = max(callers, self._there * 7 // 8)
-        # More than two full batches are a queue, for which all lanes are wanted.
-        self.on = self._takes < (self._there - _BATCH_CALLERS) * _CALLER_SECONDS and self.share <= self._most
-
-    def took(self, seconds: float) -> None:
-        self._takes = min(seconds, self._takes * 1.2)
 
 
 class _Lane:
@@ -90,7 +55,7 @@ class Coalescer(Generic[Item, Result]):
         max_batch: items in one batch at most.
         lanes: batches under way at once at most.
         by_turns: its batches take so long that this process has nothing to do meanwhile: where that helps, callers go
-            in two halves, see ``_Turns``.
+            in two halves, see ``Turns``.
         max_waiting: callers that may wait; beyond it ``Unavailable`` is raised at once.
         is_shared_fault: tells a fault of the outside from a fault of an item.
         patience: seconds that a batch may take. Then its callers, and those who wait for the next one, get
@@ -121,7 +86,7 @@ class Coalescer(Generic[Item, Result]):
         self._late = 0
         #: Callers whose batches are under way.
         self._carried = 0
-        self._turns = _Turns(max_batch) if by_turns else None
+        self._turns = Turns(max_batch) if by_turns else None
         self._crowded_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -186,7 +151,7 @@ class Coalescer(Generic[Item, Result]):
         self._turns.saw(len(self._waiting) + self._carried)
         if self._is_waited_for(1):
             return 0
-        return min(self._turns.share, self._max_batch) if self._turns.on else self._max_batch
+        return self._turns.share if self._turns.on else self._max_batch
 
     async def _carry(self, lane: _Lane, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
         """Runs a batch, and sees how long it takes."""

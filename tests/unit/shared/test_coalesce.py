@@ -112,6 +112,19 @@ async def test_a_shared_fault_reaches_everybody_and_is_tried_once() -> None:
     assert calls == 1
 
 
+async def test_items_behind_one_that_ends_the_lane_are_not_left_waiting() -> None:
+    async def run(items: Sequence[int]) -> Sequence[int]:
+        if len(items) > 1:
+            raise ValueError("each is tried by itself")
+        raise asyncio.CancelledError
+
+    coalescer: Coalescer[int, int] = Coalescer(run)
+    answers = await asyncio.wait_for(
+        asyncio.gather(*map(coalescer, range(3)), return_exceptions=True), PATIENCE
+    )
+    assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 3
+
+
 async def test_batches_and_lanes_are_bounded() -> None:
     recorder = Recorder()
     recorder.gate.clear()
@@ -167,7 +180,7 @@ class Closed:
 async def test_callers_go_in_two_halves_by_turns_where_batches_are_short(
     monkeypatch: pytest.MonkeyPatch, seconds: float, halves: bool
 ) -> None:
-    monkeypatch.setattr("shared.coalesce._CALLER_SECONDS", seconds)
+    monkeypatch.setattr("shared.turns._CALLER_SECONDS", seconds)
     closed = Closed(8)
     await closed.ask(3)
     await closed.ask(20)
@@ -178,7 +191,7 @@ async def test_callers_go_in_two_halves_by_turns_where_batches_are_short(
 
 
 async def test_more_callers_than_two_batches_carry_have_both_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.coalesce._CALLER_SECONDS", 60)
+    monkeypatch.setattr("shared.turns._CALLER_SECONDS", 60)
     closed = Closed(40, max_batch=10)
     await closed.ask(3)
     await closed.ask(5)
@@ -186,7 +199,7 @@ async def test_more_callers_than_two_batches_carry_have_both_lanes(monkeypatch: 
 
 
 async def test_who_relied_on_a_lane_that_broke_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.coalesce._CALLER_SECONDS", 60)
+    monkeypatch.setattr("shared.turns._CALLER_SECONDS", 60)
     closed = Closed(8)
     await closed.ask(3)
     closed.breaks = True
@@ -199,7 +212,7 @@ async def test_who_relied_on_a_lane_that_broke_is_served(monkeypatch: pytest.Mon
 
 async def test_a_batch_that_was_given_up_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may go on for ever: callers would be taken for many."""
-    monkeypatch.setattr("shared.coalesce._CALLER_SECONDS", 60)
+    monkeypatch.setattr("shared.turns._CALLER_SECONDS", 60)
     closed = Closed(40, patience=0.05)
     deaf = closed.deaf = asyncio.Event()
     try:
@@ -214,7 +227,7 @@ async def test_a_batch_that_was_given_up_counts_no_more(monkeypatch: pytest.Monk
 
 
 async def test_nobody_waits_long_for_the_other_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.coalesce._CALLER_SECONDS", 60)
+    monkeypatch.setattr("shared.turns._CALLER_SECONDS", 60)
     closed = Closed(8)
     await closed.ask(3)
     hold = closed.hold = asyncio.Event()
