@@ -242,8 +242,11 @@ class Maintenance:
                 return False
 
     async def count_ended(self) -> int:
-        """Counts jobs that have ended for the summary."""
-        return await self._whole(totals.count)
+        """Counts jobs that have ended for the summary, and adds up days that are over."""
+        await self._whole(totals.count)
+        async with self._database.transaction() as db:
+            await totals.add_up(db)
+        return 0
 
     async def copy_prompts(self) -> int:
         """Copies prompts to where they are searched."""

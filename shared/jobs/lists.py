@@ -55,7 +55,6 @@ class JobLists:
         async def read() -> tuple[Sequence[Row[Any]], Sequence[Row[Any]]]:
             async with self._database.transaction() as db:
                 await db.execute(totals.ONE_SNAPSHOT)
-                await search.plan_each_time(db)
                 window = (query.finished_after, query.finished_before)
                 if query.batch is not None:
                     return await totals.of_batch(db, project_id, query.batch, *window)

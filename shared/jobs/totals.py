@@ -1,8 +1,9 @@
 """Counts and costs of a project's jobs, exact and in bounded work.
 
-Jobs that have ended are counted once, by beat, into one row for each project, hour, kind, model and state; what ended
-since (``progress`` says since when) is counted when somebody asks, and so are the jobs that live. Nothing is counted on
-the path of a job. See ``docs/decisions/0013-lists.md``.
+Jobs that have ended are counted once, by beat, into one row for each project, hour, kind, model and state; the hours of
+a day that is over are added up into one row for the day, so that years are a few thousand rows. What ended since
+(``progress`` says since when) is counted when somebody asks, and so are the jobs that live. Nothing is counted on the path of a
+job. See ``docs/decisions/0013-lists.md``.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.jobs.search import plan_each_time
 from shared.jobs.status import State
 
 #: By then a transaction that began has ended: a statement and an idle one are ended by the server long before.
@@ -26,7 +28,15 @@ BATCH = 5000
 
 _TAKE = text("SELECT through FROM progress WHERE name = :name FOR UPDATE SKIP LOCKED")
 
-_THROUGH = text("SELECT through FROM progress WHERE name = 'totals'")
+#: A window in whole hours, and the days within it that have been added up. As text: ``infinity`` is no Python datetime.
+_BOUNDS = text("""
+    SELECT through::text AS through, since::text AS since, until::text AS until,
+           date_trunc('day', since + interval '23 hours', 'UTC')::text AS first_day,
+           least(date_trunc('day', until, 'UTC'), (SELECT through FROM progress WHERE name = 'days'))::text AS end_of_days
+    FROM progress,
+         date_trunc('hour', CAST(:since AS timestamptz), 'UTC') AS since, CAST(:until AS timestamptz) AS until
+    WHERE name = 'totals'
+""")
 
 _COUNT = text("""
     WITH slice AS (
@@ -46,6 +56,23 @@ _COUNT = text("""
     )
     UPDATE progress SET through = greatest(through, upto) FROM slice WHERE name = 'totals'
     RETURNING (SELECT coalesce(sum(jobs), 0)::bigint FROM counted) AS jobs
+""")
+
+#: Whole days, hours of which are counted. A day is added up anew each time.
+_ADD_UP = text("""
+    WITH slice AS (
+        SELECT date_trunc('day', through, 'UTC') AS upto FROM progress WHERE name = 'totals'
+    ), written AS (
+        INSERT INTO job_daily_totals AS t (project_id, day, kind, model, state, jobs, cost_usd)
+        SELECT project_id, date_trunc('day', hour, 'UTC'), kind, model, state, sum(jobs), sum(cost_usd)
+        FROM job_totals WHERE hour >= CAST(:through AS timestamptz) AND hour < (SELECT upto FROM slice)
+        GROUP BY 1, 2, 3, 4, 5
+        ON CONFLICT (project_id, day, kind, model, state)
+        DO UPDATE SET jobs = excluded.jobs, cost_usd = excluded.cost_usd
+        RETURNING day
+    )
+    UPDATE progress SET through = upto FROM slice WHERE name = 'days' AND through < upto
+    RETURNING (SELECT count(DISTINCT day) FROM written) AS days
 """)
 
 _COPY = text("""
@@ -86,22 +113,49 @@ _AUDIT = text("""
     RETURNING hour, kind, model, state
 """)
 
+#: What was corrected in a day that has been added up is added up again.
+_ADD_UP_AGAIN = text("""
+    UPDATE progress SET through = date_trunc('day', CAST(:hour AS timestamptz), 'UTC')
+    WHERE name = 'days' AND through > CAST(:hour AS timestamptz)
+""")
+
 #: Or a job that ends in between would be counted twice, or not at all.
 ONE_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
-_ENDED = text("""
+_ENDED = """
     SELECT kind, model, state, sum(jobs)::bigint AS jobs, sum(cost_usd) AS cost_usd,
-           coalesce(sum(cost_usd) FILTER (WHERE hour >= date_trunc('day', now(), 'UTC')), 0) AS cost_today
+           coalesce(sum(cost_usd) FILTER (WHERE hour >= (SELECT date_trunc('day', now(), 'UTC'))), 0) AS cost_today
     FROM (
-        SELECT hour, kind, model, state, jobs, cost_usd FROM job_totals WHERE project_id = :project_id
+        SELECT day AS hour, kind, model, state, jobs, cost_usd FROM job_daily_totals
+        WHERE project_id = :project_id AND day >= CAST(:first_day AS timestamptz) AND day < CAST(:end_of_days AS timestamptz)
         UNION ALL
-        SELECT date_trunc('hour', finished_at, 'UTC'), kind, model, state, count(*), sum(cost_usd) FROM jobs
+        SELECT hour, kind, model, state, jobs, cost_usd FROM job_totals
+        WHERE project_id = :project_id AND hour < CAST(:until AS timestamptz)
+          AND hour >= greatest(CAST(:since AS timestamptz), CAST(:first_day AS timestamptz), CAST(:end_of_days AS timestamptz))
+        UNION ALL
+        {before_first_day}
+        SELECT date_trunc('hour', finished_at, 'UTC') AS hour, kind, model, state, count(*), sum(cost_usd) FROM jobs
         WHERE finished_at > CAST(:through AS timestamptz) AND project_id = :project_id
+          AND finished_at >= CAST(:since AS timestamptz)
+          AND date_trunc('hour', finished_at, 'UTC') < CAST(:until AS timestamptz)
         GROUP BY 1, 2, 3, 4
     ) AS ended
-    WHERE hour >= date_trunc('hour', CAST(:since AS timestamptz), 'UTC') AND hour < CAST(:until AS timestamptz)
     GROUP BY kind, model, state
-""")
+"""
+
+_ENDED_EVER = text(_ENDED.format(before_first_day=""))
+
+#: Where the window holds no whole day that has been added up, ``first_day`` does not come before ``end_of_days``.
+_ENDED_SINCE = text(
+    _ENDED.format(
+        before_first_day="""
+        SELECT hour, kind, model, state, jobs, cost_usd FROM job_totals
+        WHERE project_id = :project_id AND hour >= CAST(:since AS timestamptz)
+          AND hour < least(CAST(:until AS timestamptz), CAST(:first_day AS timestamptz))
+        UNION ALL
+        """
+    )
+)
 
 _COUNT_LIVE = """
     SELECT kind, model, state, queue, count(*) AS jobs, sum(cost_usd) AS cost_usd,
@@ -136,21 +190,26 @@ _ENDED_OF_BATCH = text("""
 
 async def count(db: AsyncConnection) -> int:
     """Counts the next jobs that have ended; answers how many. Another beat that is at it is left alone."""
-    return await _advance(db, "totals", {"batch": 4 * BATCH})
+    return await _advance(db, "totals", _COUNT, {"batch": 4 * BATCH, "settled": SETTLED_SECONDS})
+
+
+async def add_up(db: AsyncConnection) -> int:
+    """Adds up the days that are over and counted since the last time; answers how many."""
+    return await _advance(db, "days", _ADD_UP, {})
 
 
 async def copy_prompts(db: AsyncConnection, *, chars: int) -> int:
     """Copies the next prompts for search, their first characters; answers how many."""
-    return await _advance(db, "prompts", {"batch": BATCH, "chars": chars})
+    given = {"batch": BATCH, "chars": chars, "settled": SETTLED_SECONDS}
+    return await _advance(db, "prompts", _COPY, given)
 
 
-async def _advance(db: AsyncConnection, name: str, parameters: dict[str, Any]) -> int:
+async def _advance(db: AsyncConnection, name: str, step: TextClause, given: dict[str, Any]) -> int:
     taken = (await db.execute(_TAKE, {"name": name})).one_or_none()
     if taken is None:
         return 0
-    given = {"through": taken.through, "settled": SETTLED_SECONDS, **parameters}
-    jobs: int = (await db.execute(_COUNT if name == "totals" else _COPY, given)).scalar_one()
-    return jobs
+    done: int | None = (await db.execute(step, {"through": taken.through, **given})).scalar()
+    return done or 0
 
 
 async def audit(db: AsyncConnection) -> list[Row[Any]]:
@@ -159,16 +218,26 @@ async def audit(db: AsyncConnection) -> list[Row[Any]]:
     There is nothing to correct unless the database's clock was set back.
     """
     taken = (await db.execute(_TAKE, {"name": "totals"})).one_or_none()
-    return [] if taken is None else list(await db.execute(_AUDIT, {"through": taken.through}))
+    if taken is None:
+        return []
+    corrected = list(await db.execute(_AUDIT, {"through": taken.through}))
+    if corrected:
+        await db.execute(_ADD_UP_AGAIN, {"hour": min(row.hour for row in corrected)})
+    return corrected
 
 
 async def ended(
     db: AsyncConnection, project_id: UUID, since: datetime | None, until: datetime | None
 ) -> list[Row[Any]]:
-    """Final jobs by ``kind``, ``model`` and ``state``, of the hours from ``since`` on that begin before ``until``."""
+    """Final jobs by ``kind``, ``model`` and ``state``, of the hours from ``since`` on that begin before ``until``.
+
+    The rest of the transaction plans each statement anew.
+    """
     window = {"since": since or "-infinity", "until": until or "infinity"}
-    through = (await db.execute(_THROUGH)).scalar_one()
-    return list(await db.execute(_ENDED, {"project_id": project_id, "through": through, **window}))
+    bounds = (await db.execute(_BOUNDS, window)).mappings().one()
+    await plan_each_time(db)
+    statement = _ENDED_EVER if since is None else _ENDED_SINCE
+    return list(await db.execute(statement, {"project_id": project_id, **bounds}))
 
 
 async def live(db: AsyncConnection, project_id: UUID) -> list[Row[Any]]:
@@ -182,6 +251,7 @@ async def of_batch(
     """What ``ended`` and ``live`` answer, of one batch: counted anew, as no totals know of it."""
     given = {"project_id": project_id, "batch": batch}
     window = {"since": since or "-infinity", "until": until or "infinity"}
+    await plan_each_time(db)
     ended_rows = list(await db.execute(_ENDED_OF_BATCH, {**given, **window}))
     return ended_rows, list(await db.execute(_LIVE_OF_BATCH, given))
 

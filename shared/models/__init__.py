@@ -7,7 +7,7 @@ from shared.models.batches import Batch
 from shared.models.gates import ModelGate
 from shared.models.idempotency import IdempotencyKey
 from shared.models.jobs import Attempt, Job, JobEvent
-from shared.models.lists import JobLabel, JobPrompt, JobTotals, Progress
+from shared.models.lists import JobDailyTotals, JobLabel, JobPrompt, JobTotals, Progress
 from shared.models.uploads import Upload, UploadChunk
 from shared.models.webhooks import (
     WebhookAttempt,
@@ -27,6 +27,7 @@ __all__ = [
     "Batch",
     "IdempotencyKey",
     "Job",
+    "JobDailyTotals",
     "JobEvent",
     "JobLabel",
     "JobPrompt",

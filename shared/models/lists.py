@@ -63,8 +63,23 @@ class JobTotals(Base):
     cost_usd: Mapped[Decimal] = mapped_column(Numeric(20, 8))
 
 
+class JobDailyTotals(Base):
+    """The hours of ``JobTotals`` added up by day (UTC), for days that are over."""
+
+    __tablename__ = "job_daily_totals"
+    __table_args__ = (CheckConstraint(one_of("state", FINAL_STATES), name="state_final"),)
+
+    project_id: Mapped[ProjectId] = mapped_column(primary_key=True)
+    day: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    kind: Mapped[str] = mapped_column(Text, primary_key=True)
+    model: Mapped[str] = mapped_column(Text, primary_key=True)
+    state: Mapped[str] = mapped_column(Text, primary_key=True)
+    jobs: Mapped[int] = mapped_column(BigInteger)
+    cost_usd: Mapped[Decimal] = mapped_column(Numeric(20, 8))
+
+
 class Progress(Base):
-    """Until when beat has copied prompts (by ``created_at``) and counted endings (by ``finished_at``)."""
+    """Until when beat has copied prompts (by ``created_at``), counted endings (by ``finished_at``) and added up days."""
 
     __tablename__ = "progress"
 

@@ -30,6 +30,7 @@ TABLES = {
     "job_events",
     "job_labels",
     "job_prompts",
+    "job_daily_totals",
     "job_totals",
     "progress",
     "artifacts",
@@ -171,6 +172,7 @@ def test_a_locked_table_makes_the_migration_fail_soon(empty_database_url: str) -
         "idempotency_keys",
         "uploads",
         "upload_chunks",
+        "job_daily_totals",
     }
 
 

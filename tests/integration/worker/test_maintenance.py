@@ -67,6 +67,17 @@ async def test_workers_not_heard_of_for_a_day_are_forgotten(maintenance: Mainten
     ]
 
 
+async def test_what_ended_yesterday_is_counted_by_the_hour_and_added_up_by_the_day(
+    maintenance: Maintenance, table: Table
+) -> None:
+    for _ in range(3):
+        await factories.job(table.database, table.project_id, state=State.SUCCEEDED)
+    await table.ask("UPDATE jobs SET finished_at = now() - interval '24 hours' RETURNING id")
+    assert await maintenance.count_ended() == 0
+    for kept in ("job_totals", "job_daily_totals"):
+        assert [row.jobs for row in await table.ask(f"SELECT jobs FROM {kept}")] == [3], kept
+
+
 async def make_stale(table: Table) -> None:
     await table.run(
         "UPDATE jobs SET published_at = now() - interval '1 minute' WHERE published_at IS NOT NULL"

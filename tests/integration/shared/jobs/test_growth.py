@@ -85,7 +85,6 @@ async def test_a_million_finished_jobs(
     async def summary() -> None:
         async with jobs.database.transaction() as db:
             await db.execute(totals.ONE_SNAPSHOT)
-            await search.plan_each_time(db)
             ended = await totals.ended(db, jobs.project_id, None, None)
             live = await totals.live(db, jobs.project_id)
             found.append(sum(row.jobs for row in (*ended, *live)))

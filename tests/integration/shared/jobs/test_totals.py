@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -23,6 +24,11 @@ async def counted(jobs: Jobs) -> tuple[int, Decimal]:
 async def count(jobs: Jobs) -> int:
     async with jobs.database.transaction() as db:
         return await totals.count(db)
+
+
+async def add_up(jobs: Jobs) -> int:
+    async with jobs.database.transaction() as db:
+        return await totals.add_up(db)
 
 
 async def finished(jobs: Jobs, *states: State) -> None:
@@ -81,6 +87,83 @@ async def test_the_audit_finds_and_corrects_what_a_clock_that_was_set_back_hid(j
     async with jobs.database.transaction() as db:
         assert len(await totals.audit(db)) == 1
     assert (await counted(jobs))[0] == 2
+
+
+async def spread_over_days(jobs: Jobs) -> datetime:
+    """Final jobs every five hours of the last five days, counted by the hour; answers the first day."""
+    await finished(jobs, *[State.SUCCEEDED, State.FAILED] * 12)
+    await jobs.run(
+        "UPDATE jobs SET finished_at = date_trunc('day', now(), 'UTC') - number * interval '5 hours' "
+        "FROM (SELECT id, row_number() OVER (ORDER BY id) AS number FROM jobs) AS n WHERE n.id = jobs.id"
+    )
+    assert await count(jobs) == 24
+    (row,) = await jobs.ask("SELECT date_trunc('day', min(finished_at), 'UTC') AS first FROM jobs")
+    first: datetime = row.first
+    return first
+
+
+async def test_every_window_holds_the_same_jobs_once_days_are_added_up(jobs: Jobs) -> None:
+    first = await spread_over_days(jobs)
+    await finished(jobs, State.CANCELLED)
+    moments = [None, *(first + timedelta(hours=at, minutes=20 * (at % 3)) for at in range(0, 150, 7))]
+    moments += [first + timedelta(days=day) for day in range(7)]
+
+    async def all_windows() -> list[list[tuple[object, ...]]]:
+        found = []
+        async with jobs.database.transaction() as db:
+            for since in moments:
+                for until in moments:
+                    rows = await totals.ended(db, jobs.project_id, since, until)
+                    found.append(sorted(tuple(row) for row in rows))
+        return found
+
+    by_the_hour = await all_windows()
+    assert len({str(each) for each in by_the_hour}) > 50
+    assert await add_up(jobs) == 5
+    assert await add_up(jobs) == 0
+    assert await all_windows() == by_the_hour
+    await jobs.run("DELETE FROM job_totals WHERE hour < date_trunc('day', now(), 'UTC') - interval '5 days'")
+    assert (await counted(jobs))[0] == 25, "whole days are not read by the hour"
+
+
+async def test_only_days_that_are_over_and_counted_are_added_up(jobs: Jobs) -> None:
+    await finished(jobs, State.SUCCEEDED)
+    assert await add_up(jobs) == 0, "nothing is counted yet"
+    await jobs.run("UPDATE jobs SET finished_at = date_trunc('day', now(), 'UTC')")
+    await jobs.run("UPDATE progress SET through = now() WHERE name = 'totals'")
+    await jobs.run(
+        "INSERT INTO job_totals SELECT project_id, date_trunc('hour', finished_at), kind, model, state, 1, 0 FROM jobs"
+    )
+    assert await add_up(jobs) == 0, "today is not over"
+    assert (await counted(jobs))[0] == 1
+
+
+async def test_a_day_is_added_up_again_when_the_audit_corrects_an_hour_of_it(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await finished(jobs, State.SUCCEEDED)
+    await jobs.run(A_MOMENT_AGO)
+    await count(jobs)
+    # As if midnight had passed since: the hour lies in a day that is over.
+    await jobs.run(
+        "UPDATE progress SET through = date_trunc('hour', now(), 'UTC') + interval '1 hour' WHERE name = 'days'"
+    )
+    await jobs.run("INSERT INTO job_daily_totals SELECT * FROM job_totals")
+    await jobs.run("UPDATE job_daily_totals SET day = date_trunc('day', day, 'UTC')")
+    await finished(jobs, State.SUCCEEDED)
+    await jobs.run(A_MOMENT_AGO.replace("90", "80"))
+    assert (await counted(jobs))[0] == 1
+    async with jobs.database.transaction() as db:
+        assert len(await totals.audit(db)) == 1
+    assert (await counted(jobs))[0] == 2
+
+
+async def test_two_beats_add_up_a_day_once(jobs: Jobs) -> None:
+    await spread_over_days(jobs)
+    async with jobs.database.transaction() as one:
+        assert await totals.add_up(one) == 5
+        assert await add_up(jobs) == 0
+    assert (await counted(jobs))[0] == 24
 
 
 async def test_prompts_are_copied_once_they_are_settled(jobs: Jobs) -> None:
