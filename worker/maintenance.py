@@ -20,7 +20,7 @@ from shared.db import Database
 from shared.gates import queries as gates
 from shared.idempotency import queries as idempotency
 from shared.idempotency.claim import KEPT_SECONDS
-from shared.jobs import claims, outcomes, queries, retention, search, totals
+from shared.jobs import claims, counting, outcomes, queries, retention, search
 from shared.jobs.outcomes import Backoff, Claimed, Served
 from shared.queue import Doorbell
 from shared.uploads import queries as uploads
@@ -49,6 +49,8 @@ _PRUNE_BATCH = 200
 _PRUNE_PICTURES = 20
 #: A pass of pruning begins no further batch after so long: beat has other things to do.
 _PRUNE_SECONDS = 0.3
+#: Likewise of adding up days: there are many after an upgrade.
+_ADD_UP_SECONDS = 0.5
 
 
 class Maintenance:
@@ -243,26 +245,29 @@ class Maintenance:
 
     async def count_ended(self) -> int:
         """Counts jobs that have ended for the summary, and adds up days that are over."""
-        await self._whole(totals.count)
-        async with self._database.transaction() as db:
-            await totals.add_up(db)
+        await self._whole(counting.count)
+        end = time.monotonic() + _ADD_UP_SECONDS
+        while time.monotonic() < end:
+            async with self._database.transaction() as db:
+                if not await counting.add_up(db):
+                    break
         return 0
 
     async def copy_prompts(self) -> int:
         """Copies prompts to where they are searched."""
-        return await self._whole(lambda db: totals.copy_prompts(db, chars=search.PROMPT_CHARS))
+        return await self._whole(lambda db: counting.copy_prompts(db, chars=search.PROMPT_CHARS))
 
     async def _whole(self, step: Callable[[AsyncConnection], Awaitable[int]]) -> int:
         """Repeats a step, each in a transaction of its own, until little is left; answers nothing worth a line."""
         while True:
             async with self._database.transaction() as db:
-                if await step(db) < totals.BATCH:
+                if await step(db) < counting.BATCH:
                     return 0
 
     async def audit_totals(self) -> int:
         """Counts the last hours again: a number that was too low is corrected, and said."""
         async with self._database.transaction() as db:
-            corrected = await totals.audit(db)
+            corrected = await counting.audit(db)
         for row in corrected:
             log.error(
                 "%s jobs of %s (%s) were counted too low in the hour %s",

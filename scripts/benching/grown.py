@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
+import urllib.request
 from collections.abc import Sequence
 
 import psycopg
 from psycopg import sql
 
+from scripts import ports
 from scripts.benching.bench import BenchError
 from scripts.benching.plantain import Plantain
 
@@ -24,6 +27,11 @@ _COLUMNS = """
     SELECT column_name, data_type FROM information_schema.columns
     WHERE table_schema = 'public' AND table_name = %s AND is_identity = 'NO' AND is_generated = 'NEVER'
     ORDER BY ordinal_position
+"""
+#: 1 once all that ended is counted, and all days that are over are added up.
+_ADDED_UP = """
+    SELECT (days.through = date_trunc('day', totals.through, 'UTC') AND totals.through > now() - interval '2 minutes')::int
+    FROM progress AS totals, progress AS days WHERE totals.name = 'totals' AND days.name = 'days'
 """
 
 Db = psycopg.Connection[tuple[object, ...]]
@@ -86,15 +94,26 @@ class Grown(Plantain):
             self.bench.terminal.say(f"  {last:,} of {self.finished_jobs:,} jobs are in the tables")
 
     def _count(self, db: Db) -> None:
-        """Have beat count them: it takes them for counted, as they ended before it began."""
+        """Have beat count them: it takes them for counted, as they ended before it began. Then ask the API."""
         with db.transaction():
+            db.execute("UPDATE progress SET through = '2000-01-01' WHERE name IN ('totals', 'days')")
             db.execute("DELETE FROM job_totals")
-            db.execute("UPDATE progress SET through = '2000-01-01' WHERE name = 'totals'")
+            db.execute("DELETE FROM job_daily_totals")
         deadline = time.monotonic() + _COUNTED_SECONDS
-        while self._value("SELECT coalesce(sum(jobs), 0) FROM job_totals") < self.finished_jobs:
+        while not self._value(_ADDED_UP):
             if time.monotonic() > deadline:
                 raise BenchError(f"{self.name}: beat has not counted the jobs in {_COUNTED_SECONDS:.0f} s")
             time.sleep(1)
+        request = urllib.request.Request(
+            f"http://{ports.HOST}:{self.port}/api/v1/jobs/summary",
+            headers={"Authorization": f"Bearer {self.key}"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            states = json.load(answer)["states"]
+        if states["succeeded"] < self.finished_jobs:
+            raise BenchError(
+                f"{self.name}: the summary has {states['succeeded']:,} of {self.finished_jobs:,} jobs"
+            )
 
 
 def _columns(db: Db, table: str) -> Columns:

@@ -58,7 +58,7 @@ class JobLists:
                 window = (query.finished_after, query.finished_before)
                 if query.batch is not None:
                     return await totals.of_batch(db, project_id, query.batch, *window)
-                return await totals.ended(db, project_id, *window), await totals.live(db, project_id)
+                return await totals.of_project(db, project_id, *window)
 
         ended, live = await within(self._patience, read())
         waiting: Counter[str] = Counter()

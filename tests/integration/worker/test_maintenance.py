@@ -67,12 +67,12 @@ async def test_workers_not_heard_of_for_a_day_are_forgotten(maintenance: Mainten
     ]
 
 
-async def test_what_ended_yesterday_is_counted_by_the_hour_and_added_up_by_the_day(
+async def test_what_ended_days_ago_is_counted_by_the_hour_and_added_up_by_the_day(
     maintenance: Maintenance, table: Table
 ) -> None:
     for _ in range(3):
         await factories.job(table.database, table.project_id, state=State.SUCCEEDED)
-    await table.ask("UPDATE jobs SET finished_at = now() - interval '24 hours' RETURNING id")
+    await table.ask("UPDATE jobs SET finished_at = now() - interval '48 hours' RETURNING id")
     assert await maintenance.count_ended() == 0
     for kept in ("job_totals", "job_daily_totals"):
         assert [row.jobs for row in await table.ask(f"SELECT jobs FROM {kept}")] == [3], kept

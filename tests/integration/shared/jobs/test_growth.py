@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shared.config import Settings
-from shared.jobs import search, totals
+from shared.jobs import counting, search, totals
 from shared.jobs.list_schemas import JobFilter
 from tests.integration.shared.jobs.conftest import Jobs
 from tests.integration.shared.jobs.grown import grow
@@ -76,18 +76,32 @@ async def test_a_million_finished_jobs(
 
         assert await fastest(page) < 50, values
 
-    counted = totals.BATCH
-    while counted >= totals.BATCH:
+    counted = counting.BATCH
+    while counted >= counting.BATCH:
         async with jobs.database.transaction() as db:
-            counted = await totals.count(db)
+            counted = await counting.count(db)
     found: list[int] = []
 
     async def summary() -> None:
         async with jobs.database.transaction() as db:
             await db.execute(totals.ONE_SNAPSHOT)
-            ended = await totals.ended(db, jobs.project_id, None, None)
-            live = await totals.live(db, jobs.project_id)
+            ended, live = await totals.of_project(db, jobs.project_id, None, None)
             found.append(sum(row.jobs for row in (*ended, *live)))
 
     assert await fastest(summary) < 50
     assert set(found) == {JOBS + 400}
+
+    # And five years before that, of three models that ended in three ways every hour.
+    await jobs.run(
+        "INSERT INTO job_totals (project_id, hour, kind, model, state, jobs, cost_usd) "
+        "SELECT :project, date_trunc('day', now(), 'UTC') - (1000 + n) * interval '1 hour', 'text.generate', model, state, 1, 0 "
+        "FROM generate_series(1, 43800) AS n, unnest('{a,b,c}'::text[]) AS model, "
+        "unnest('{succeeded,failed,expired}'::text[]) AS state",
+        project=jobs.project_id,
+    )
+    days = 1
+    while days:
+        async with jobs.database.transaction() as db:
+            days = await counting.add_up(db)
+    assert await fastest(summary) < 50
+    assert found[-1] == JOBS + 400 + 9 * 43800

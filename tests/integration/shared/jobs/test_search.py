@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from shared.jobs import search, totals
+from shared.jobs import counting, search
 from shared.jobs.list_schemas import JobFilter
 from shared.jobs.status import State
 from tests import factories
@@ -75,10 +75,10 @@ async def test_every_combination_answers_as_a_plain_scan_would(
     monkeypatch.setattr(search, "_CANDIDATES", candidates)
     await some(jobs)
     if copied:
-        monkeypatch.setattr(totals, "SETTLED_SECONDS", 0.0)
+        monkeypatch.setattr(counting, "SETTLED_SECONDS", 0.0)
         monkeypatch.setattr(search, "_HURRY", text("SET LOCAL statement_timeout = 5000"))
         async with jobs.database.transaction() as db:
-            assert await totals.copy_prompts(db, chars=search.PROMPT_CHARS) == 24
+            assert await counting.copy_prompts(db, chars=search.PROMPT_CHARS) == 24
     rows = await jobs.ask(
         "SELECT *, input ->> 'prompt' AS prompt FROM jobs ORDER BY created_at DESC, id DESC"
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from sqlalchemy import Row
 
-from shared.jobs import search, totals
+from shared.jobs import counting, search, totals
 from shared.jobs.status import State
 from tests import factories
 from tests.integration.shared.jobs.conftest import Jobs
@@ -17,18 +21,18 @@ A_MOMENT_AGO = "UPDATE jobs SET finished_at = now() - interval '90 seconds' WHER
 
 async def counted(jobs: Jobs) -> tuple[int, Decimal]:
     async with jobs.database.transaction() as db:
-        rows = await totals.ended(db, jobs.project_id, None, None)
+        rows, _ = await totals.of_project(db, jobs.project_id, None, None)
     return sum(row.jobs for row in rows), sum((row.cost_usd for row in rows), Decimal(0))
 
 
 async def count(jobs: Jobs) -> int:
     async with jobs.database.transaction() as db:
-        return await totals.count(db)
+        return await counting.count(db)
 
 
 async def add_up(jobs: Jobs) -> int:
     async with jobs.database.transaction() as db:
-        return await totals.add_up(db)
+        return await counting.add_up(db)
 
 
 async def finished(jobs: Jobs, *states: State) -> None:
@@ -46,7 +50,7 @@ async def test_every_ending_counts_once_before_and_after_beat_counts_it(
     assert await count(jobs) == 0, "what has just ended may have neighbours that are not committed yet"
     assert await counted(jobs) == before
 
-    monkeypatch.setattr(totals, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(counting, "SETTLED_SECONDS", 0.0)
     assert await count(jobs) == 3
     assert await count(jobs) == 0
     assert await counted(jobs) == before
@@ -67,7 +71,7 @@ async def test_two_beats_count_nothing_twice(jobs: Jobs) -> None:
     await finished(jobs, State.SUCCEEDED)
     await jobs.run(A_MOMENT_AGO)
     async with jobs.database.transaction() as one:
-        assert await totals.count(one) == 1
+        assert await counting.count(one) == 1
         assert await count(jobs) == 0
     assert (await counted(jobs))[0] == 1
 
@@ -77,7 +81,7 @@ async def test_the_audit_finds_and_corrects_what_a_clock_that_was_set_back_hid(j
     await jobs.run(A_MOMENT_AGO)
     await count(jobs)
     async with jobs.database.transaction() as db:
-        assert await totals.audit(db) == []
+        assert await counting.audit(db) == []
 
     await finished(jobs, State.SUCCEEDED)
     await jobs.run(A_MOMENT_AGO.replace("90", "80"))
@@ -85,15 +89,27 @@ async def test_the_audit_finds_and_corrects_what_a_clock_that_was_set_back_hid(j
     await jobs.run("UPDATE progress SET through = now() - interval '70 seconds' WHERE name = 'totals'")
     assert (await counted(jobs))[0] == 1
     async with jobs.database.transaction() as db:
-        assert len(await totals.audit(db)) == 1
+        assert len(await counting.audit(db)) == 1
     assert (await counted(jobs))[0] == 2
 
 
-async def spread_over_days(jobs: Jobs) -> datetime:
-    """Final jobs every five hours of the last five days, counted by the hour; answers the first day."""
+async def windows(jobs: Jobs, moments: Sequence[datetime | None]) -> list[list[tuple[object, ...]]]:
+    """What is counted from each moment to each."""
+    found = []
+    async with jobs.database.transaction() as db:
+        for since in moments:
+            for until in moments:
+                rows, _ = await totals.of_project(db, jobs.project_id, since, until)
+                found.append(sorted(tuple(row) for row in rows))
+    return found
+
+
+@pytest.fixture
+async def first_day(jobs: Jobs) -> datetime:
+    """When the first of five days began: final jobs every five hours, counted by the hour, through the day before today."""
     await finished(jobs, *[State.SUCCEEDED, State.FAILED] * 12)
     await jobs.run(
-        "UPDATE jobs SET finished_at = date_trunc('day', now(), 'UTC') - number * interval '5 hours' "
+        "UPDATE jobs SET finished_at = date_trunc('day', now(), 'UTC') - number * interval '5 hours' - interval '1 day' "
         "FROM (SELECT id, row_number() OVER (ORDER BY id) AS number FROM jobs) AS n WHERE n.id = jobs.id"
     )
     assert await count(jobs) == 24
@@ -102,28 +118,49 @@ async def spread_over_days(jobs: Jobs) -> datetime:
     return first
 
 
-async def test_every_window_holds_the_same_jobs_once_days_are_added_up(jobs: Jobs) -> None:
-    first = await spread_over_days(jobs)
+async def test_every_window_holds_the_same_jobs_once_days_are_added_up(
+    jobs: Jobs, first_day: datetime
+) -> None:
+    other = await factories.project(jobs.database, "other")
+    await jobs.run(
+        "INSERT INTO job_totals SELECT :other, hour, kind, model, state, 7, 7 FROM job_totals", other=other
+    )
     await finished(jobs, State.CANCELLED)
-    moments = [None, *(first + timedelta(hours=at, minutes=20 * (at % 3)) for at in range(0, 150, 7))]
-    moments += [first + timedelta(days=day) for day in range(7)]
+    moments = [None, *(first_day + timedelta(hours=at, minutes=20 * (at % 3)) for at in range(0, 170, 7))]
+    moments += [first_day + timedelta(days=day) for day in range(8)]
 
-    async def all_windows() -> list[list[tuple[object, ...]]]:
-        found = []
-        async with jobs.database.transaction() as db:
-            for since in moments:
-                for until in moments:
-                    rows = await totals.ended(db, jobs.project_id, since, until)
-                    found.append(sorted(tuple(row) for row in rows))
-        return found
-
-    by_the_hour = await all_windows()
+    by_the_hour = await windows(jobs, moments)
     assert len({str(each) for each in by_the_hour}) > 50
     assert await add_up(jobs) == 5
     assert await add_up(jobs) == 0
-    assert await all_windows() == by_the_hour
-    await jobs.run("DELETE FROM job_totals WHERE hour < date_trunc('day', now(), 'UTC') - interval '5 days'")
-    assert (await counted(jobs))[0] == 25, "whole days are not read by the hour"
+    assert await windows(jobs, moments) == by_the_hour
+
+
+async def test_days_are_read_instead_of_their_hours(jobs: Jobs, first_day: datetime) -> None:
+    await add_up(jobs)
+    (before,) = await windows(jobs, [None])
+    noon = first_day + timedelta(hours=36)
+    from_noon = (await windows(jobs, [noon, None]))[1]
+    await jobs.run(
+        "DELETE FROM job_totals WHERE hour NOT BETWEEN :noon AND :noon + interval '12 hours'", noon=noon
+    )
+    assert await windows(jobs, [None]) == [before]
+    assert (await windows(jobs, [noon, None]))[1] == from_noon
+    await jobs.run("DELETE FROM job_daily_totals")
+    assert await windows(jobs, [None]) == [[]]
+
+
+async def test_years_are_added_up_some_days_at_a_time(
+    jobs: Jobs, first_day: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await windows(jobs, [None, first_day + timedelta(hours=50)])
+    await jobs.run(
+        "UPDATE job_totals SET hour = hour - interval '9 years' WHERE hour < :then",
+        then=first_day + timedelta(days=1),
+    )
+    monkeypatch.setattr(counting, "DAYS", 2)
+    assert [await add_up(jobs) for _ in range(4)] == [1, 2, 2, 0]
+    assert (await windows(jobs, [None, first_day + timedelta(hours=50)]))[0] == before[0]
 
 
 async def test_only_days_that_are_over_and_counted_are_added_up(jobs: Jobs) -> None:
@@ -138,30 +175,52 @@ async def test_only_days_that_are_over_and_counted_are_added_up(jobs: Jobs) -> N
     assert (await counted(jobs))[0] == 1
 
 
-async def test_a_day_is_added_up_again_when_the_audit_corrects_an_hour_of_it(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_day_is_added_up_again_when_the_audit_corrects_an_hour_of_it(jobs: Jobs) -> None:
+    """As just after midnight, when the clock was set back before it."""
     await finished(jobs, State.SUCCEEDED)
     await jobs.run(A_MOMENT_AGO)
     await count(jobs)
-    # As if midnight had passed since: the hour lies in a day that is over.
-    await jobs.run(
-        "UPDATE progress SET through = date_trunc('hour', now(), 'UTC') + interval '1 hour' WHERE name = 'days'"
-    )
+    # Now lies in a day that has been added up.
+    tomorrow = "date_trunc('day', now(), 'UTC') + interval '1 day'"
     await jobs.run("INSERT INTO job_daily_totals SELECT * FROM job_totals")
     await jobs.run("UPDATE job_daily_totals SET day = date_trunc('day', day, 'UTC')")
+    await jobs.run(f"UPDATE progress SET through = {tomorrow}")
+    assert await counted(jobs) == (1, Decimal("0.000081"))
+
     await finished(jobs, State.SUCCEEDED)
     await jobs.run(A_MOMENT_AGO.replace("90", "80"))
-    assert (await counted(jobs))[0] == 1
     async with jobs.database.transaction() as db:
-        assert len(await totals.audit(db)) == 1
-    assert (await counted(jobs))[0] == 2
+        assert len(await counting.audit(db)) == 1
+    assert await counted(jobs) == (2, Decimal("0.000162"))
+    assert await add_up(jobs) == 1
+    assert await counted(jobs) == (2, Decimal("0.000162"))
+    assert [row.jobs for row in await jobs.ask("SELECT jobs FROM job_daily_totals")] == [2]
 
 
-async def test_two_beats_add_up_a_day_once(jobs: Jobs) -> None:
-    await spread_over_days(jobs)
+async def test_a_correction_waits_for_the_day_that_another_beat_adds_up(jobs: Jobs) -> None:
+    await finished(jobs, State.SUCCEEDED)
+    await jobs.run("UPDATE jobs SET finished_at = date_trunc('hour', now(), 'UTC')")
+    await jobs.run(
+        "UPDATE progress SET through = date_trunc('day', now(), 'UTC') + interval '1 day' WHERE name = 'totals'"
+    )
     async with jobs.database.transaction() as one:
-        assert await totals.add_up(one) == 5
+        assert await counting.add_up(one) == 0  # of what is not counted; its transaction is open still
+        correction = asyncio.create_task(audited(jobs))
+        await asyncio.sleep(0.2)
+        assert not correction.done()
+    assert len(await correction) == 1
+    assert (await counted(jobs))[0] == 1
+
+
+async def audited(jobs: Jobs) -> list[Row[Any]]:
+    async with jobs.database.transaction() as db:
+        return await counting.audit(db)
+
+
+@pytest.mark.usefixtures("first_day")
+async def test_two_beats_add_up_a_day_once(jobs: Jobs) -> None:
+    async with jobs.database.transaction() as one:
+        assert await counting.add_up(one) == 5
         assert await add_up(jobs) == 0
     assert (await counted(jobs))[0] == 24
 
@@ -172,5 +231,5 @@ async def test_prompts_are_copied_once_they_are_settled(jobs: Jobs) -> None:
     await jobs.add(input={"prompt": "too fresh"})
     for expected in (1, 0):
         async with jobs.database.transaction() as db:
-            assert await totals.copy_prompts(db, chars=search.PROMPT_CHARS) == expected
+            assert await counting.copy_prompts(db, chars=search.PROMPT_CHARS) == expected
     assert [len(row.prompt) for row in await jobs.ask("SELECT prompt FROM job_prompts")] == [2000]
