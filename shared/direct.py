@@ -26,6 +26,10 @@ from sqlalchemy.dialects.postgresql import psycopg as dialect
 #: A connection that was in use so recently is taken to be alive, unless its socket says otherwise.
 _TRUSTED_SECONDS = 30.0
 
+#: Everything here looks rows up by their ids, whatever the ids. To plan that anew each time costs a fifth of the server;
+#: and a plan that was made when a table was small, and read it whole, would stay until its statistics are next taken.
+PLANNING = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
+
 _DIALECT = dialect.dialect()  # type: ignore[no-untyped-call]
 
 #: What a prepared statement ends with that no longer fits the schema, or that somebody has deallocated.
@@ -44,8 +48,8 @@ class DirectConnections:
     def __init__(self, size: int, options: Mapping[str, Any], went_well: Callable[[], None]) -> None:
         self.size = size
         self._went_well = went_well
-        # Everything here looks rows up by their ids, whatever the ids: planning anew each time costs a fifth of the server.
-        self._options = {**options, "options": f"{options['options']} -c plan_cache_mode=force_generic_plan"}
+        chosen = " ".join(f"-c {name}={value}" for name, value in PLANNING.items())
+        self._options = {**options, "options": f"{options['options']} {chosen}"}
         self._slots = asyncio.Semaphore(size)
         #: Each with the monotonic time of its last use; the one used last is taken first.
         self._idle: deque[tuple[float, Connection]] = deque()

@@ -2,6 +2,8 @@
 
 What all of them keep to:
 - Rows are locked in order of id, so that two batches never wait for each other in a circle.
+- What a batch names is looked up by id, one by one (LATERAL): statistics of a table of finished jobs have next to none that run,
+  and a join then reads every running job there is for each batch.
 - A batch passes over rows that somebody else has locked, as a process may have stopped with a transaction open.
 - The guard (state, attempt, time) stands in the statement, so whoever comes second changes nothing.
 - Time is the database's clock; no worker's clock decides anything.
@@ -181,34 +183,40 @@ _CLAIM = text("""
 _SENT = text("""
     WITH call AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(job_id uuid, number int, estimate numeric)
+        ORDER BY job_id
     ), j AS (
-        SELECT jobs.id, call.number, call.estimate FROM jobs JOIN call ON jobs.id = call.job_id
-        WHERE jobs.state = 'running' AND jobs.attempt = call.number AND jobs.cancel_requested_at IS NULL
-          AND jobs.lease_until > now()
-        ORDER BY jobs.id FOR SHARE OF jobs SKIP LOCKED
+        SELECT job.id, call.number, call.estimate FROM call CROSS JOIN LATERAL (
+            SELECT id FROM jobs
+            WHERE id = call.job_id AND state = 'running' AND attempt = call.number AND cancel_requested_at IS NULL
+              AND lease_until > now()
+            FOR SHARE SKIP LOCKED) AS job
     )
     UPDATE attempts SET sent_at = clock_timestamp(), estimated_cost_usd = j.estimate
-    FROM j WHERE attempts.job_id = j.id AND attempts.number = j.number AND attempts.outcome IS NULL
+    -- IS TRUE: no index is looked through for all that are open.
+    FROM j WHERE attempts.job_id = j.id AND attempts.number = j.number AND (attempts.outcome IS NULL) IS TRUE
     RETURNING attempts.job_id
 """)
 
 _RENEW = text("""
     WITH held AS (
-        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[])) AS r(id, number)
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[])) AS r(id, number) ORDER BY id
     ), j AS (
         -- What somebody else has locked is not rescued either; the leases of the others must not run out for it.
-        SELECT jobs.id FROM jobs JOIN held ON jobs.id = held.id
-        WHERE jobs.state = 'running' AND jobs.attempt = held.number
-        ORDER BY jobs.id FOR NO KEY UPDATE OF jobs SKIP LOCKED
+        SELECT job.id FROM held CROSS JOIN LATERAL (
+            SELECT id FROM jobs WHERE id = held.id AND state = 'running' AND attempt = held.number
+            FOR NO KEY UPDATE SKIP LOCKED) AS job
     ), renewed AS (
         UPDATE jobs
         SET lease_until = greatest(lease_until, least(now() + make_interval(secs => :lease), deadline_at))
         FROM j WHERE jobs.id = j.id
         RETURNING jobs.id
+    ), seen AS MATERIALIZED (
+        SELECT job.* FROM held CROSS JOIN LATERAL (
+            SELECT id, cancel_requested_at FROM jobs WHERE id = held.id AND state = 'running' AND attempt = held.number
+            OFFSET 0) AS job
     )
-    SELECT jobs.id, jobs.cancel_requested_at IS NOT NULL AS cancel, renewed.id IS NOT NULL AS extended
-    FROM jobs JOIN held ON jobs.id = held.id LEFT JOIN renewed ON renewed.id = jobs.id
-    WHERE jobs.state = 'running' AND jobs.attempt = held.number
+    SELECT seen.id, seen.cancel_requested_at IS NOT NULL AS cancel, renewed.id IS NOT NULL AS extended
+    FROM seen LEFT JOIN renewed ON renewed.id = seen.id
 """)
 
 _FINISH = text("""
@@ -217,10 +225,11 @@ _FINISH = text("""
             job_id uuid, number int, state text, outcome text, counted bool, answered bool, not_called bool,
             estimate numeric, result jsonb, error jsonb, delay float8, waiting_reason text, provider text, upstream_model text,
             model_version text, upstream_request_id text, usage jsonb, cost numeric, event text, data jsonb)
+        ORDER BY job_id
     ), locked AS (
-        SELECT jobs.id, jobs.cancel_requested_at FROM jobs JOIN row ON jobs.id = row.job_id
-        WHERE jobs.state = 'running' AND jobs.attempt = row.number
-        ORDER BY jobs.id FOR UPDATE OF jobs SKIP LOCKED
+        SELECT job.id, job.cancel_requested_at FROM row CROSS JOIN LATERAL (
+            SELECT id, cancel_requested_at FROM jobs WHERE id = row.job_id AND state = 'running' AND attempt = row.number
+            FOR UPDATE SKIP LOCKED) AS job
     ), j AS (
         -- What would wait for another attempt ends here where a cancel was asked for meanwhile.
         SELECT row.*, called_off,
@@ -270,9 +279,10 @@ _FINISH = text("""
 """)
 
 _PRESENT = text("""
-    SELECT jobs.id, jobs.cancel_requested_at IS NULL AND jobs.lease_until > now() AS may_call
-    FROM jobs JOIN unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[])) AS r(id, number) ON jobs.id = r.id
-    WHERE jobs.state = 'running' AND jobs.attempt = r.number
+    SELECT job.id, may_call FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[])) AS held(id, number)
+    CROSS JOIN LATERAL (
+        SELECT id, cancel_requested_at IS NULL AND lease_until > now() AS may_call
+        FROM jobs WHERE id = held.id AND state = 'running' AND attempt = held.number OFFSET 0) AS job
 """)
 
 
