@@ -1,8 +1,8 @@
-"""psycopg without SQLAlchemy around it, for the few statements that every job and every poll needs.
+"""Connections without SQLAlchemy around them, for the few statements that every job and every poll needs.
 
-SQLAlchemy costs three to four times what psycopg itself does for one statement, and BEGIN and COMMIT are round trips
-of their own. A statement that is a transaction by itself needs neither, so it goes out here: prepared once a
-connection, committed by the server when it ends.
+SQLAlchemy costs many times what libpq does for one statement, and BEGIN and COMMIT are round trips of their own. A
+statement that is a transaction by itself needs neither, so it goes out here: prepared once a connection, committed by
+the server when it ends.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from typing import Any
 
 import orjson
 import psycopg
-from psycopg.rows import namedtuple_row
 from psycopg.types.json import set_json_loads
 from sqlalchemy import TextClause
-from sqlalchemy.dialects.postgresql import psycopg as dialect
+
+from shared.prepared import PreparedConnection
 
 #: A connection that was in use so recently is taken to be alive, unless its socket says otherwise.
 _TRUSTED_SECONDS = 30.0
@@ -30,12 +29,8 @@ _TRUSTED_SECONDS = 30.0
 #: and a plan that was made when a table was small, and read it whole, would stay until its statistics are next taken.
 PLANNING = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 
-_DIALECT = dialect.dialect()  # type: ignore[no-untyped-call]
-
 #: What a prepared statement ends with that no longer fits the schema, or that somebody has deallocated.
 _STALE = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
-
-Connection = psycopg.AsyncConnection[Any]
 
 
 class DirectConnections:
@@ -52,7 +47,7 @@ class DirectConnections:
         self._options = {**options, "options": f"{options['options']} {chosen}"}
         self._slots = asyncio.Semaphore(size)
         #: Each with the monotonic time of its last use; the one used last is taken first.
-        self._idle: deque[tuple[float, Connection]] = deque()
+        self._idle: deque[tuple[float, PreparedConnection]] = deque()
         self._closed = False
 
     async def execute(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[Any]:
@@ -61,21 +56,19 @@ class DirectConnections:
         Raises:
             psycopg.Error: the server refused it, or is away.
         """
-        sql = _sql(statement)
         try:
-            rows = await self._run(sql, parameters)
+            rows = await self._run(statement, parameters)
         except _STALE:
             # A migration has changed what the prepared statement answers: it did not run, and that connection is gone.
-            rows = await self._run(sql, parameters)
+            rows = await self._run(statement, parameters)
         self._went_well()
         return rows
 
-    async def _run(self, sql: str, parameters: Mapping[str, Any]) -> list[Any]:
+    async def _run(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[Any]:
         async with self._slots:
             connection = await self._take()
             try:
-                cursor = await connection.execute(sql, parameters, prepare=True)
-                return await cursor.fetchall() if _has_rows(cursor) else []
+                return await connection.execute(statement, parameters)
             except _STALE:
                 await connection.close()
                 raise
@@ -83,7 +76,7 @@ class DirectConnections:
                 await self._give_back(connection)
 
     @asynccontextmanager
-    async def apart(self) -> AsyncIterator[Apart]:
+    async def apart(self) -> AsyncIterator[PreparedConnection]:
         """A transaction on a connection of its own, beside the ``size``: both end with the block, whatever still runs.
 
         Raises:
@@ -91,8 +84,8 @@ class DirectConnections:
         """
         connection = await self._open()
         try:
-            await connection.set_autocommit(False)
-            yield Apart(connection)
+            await connection.begin()
+            yield connection
         finally:
             await connection.close()
 
@@ -101,7 +94,7 @@ class DirectConnections:
         while self._idle:
             await self._idle.pop()[1].close()
 
-    async def _take(self) -> Connection:
+    async def _take(self) -> PreparedConnection:
         while self._idle:
             used, connection = self._idle.pop()
             alive = False
@@ -114,47 +107,27 @@ class DirectConnections:
                 return connection
         return await self._open()
 
-    async def _give_back(self, connection: Connection) -> None:
+    async def _give_back(self, connection: PreparedConnection) -> None:
         # What was cancelled in the middle may have left an answer on its way.
-        idle = connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-        if idle and not self._closed:
+        if connection.idle and not self._closed:
             self._idle.append((time.monotonic(), connection))
         else:
             await connection.close()
 
-    async def _open(self) -> Connection:
-        connection = await psycopg.AsyncConnection.connect(
-            autocommit=True, row_factory=namedtuple_row, **self._options
-        )
+    async def _open(self) -> PreparedConnection:
+        connection = await psycopg.AsyncConnection[Any].connect(autocommit=True, **self._options)
         set_json_loads(orjson.loads, connection)
-        return connection
+        return PreparedConnection(connection)
 
 
-class Apart:
-    """One connection, where statements are run by the same words as elsewhere."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    async def execute(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[Any]:
-        """Raises: psycopg.Error: the server refused it, or is away."""
-        cursor = await self._connection.execute(_sql(statement), parameters)
-        return await cursor.fetchall() if _has_rows(cursor) else []
-
-
-def _has_rows(cursor: psycopg.AsyncCursor[Any]) -> bool:
-    """What ``description`` says, without an object for each column."""
-    return cursor.pgresult is not None and cursor.pgresult.nfields > 0
-
-
-async def _is_alive(connection: Connection, idle: float) -> bool:
+async def _is_alive(connection: PreparedConnection, idle: float) -> bool:
     """Whether an idle connection can be used: its server has neither closed it nor vanished."""
     if connection.closed:
         return False
-    if idle < _TRUSTED_SECONDS and not _has_news(connection.fileno()):
+    if idle < _TRUSTED_SECONDS and not _has_news(connection.socket):
         return True
     try:
-        await connection.execute("SELECT 1")
+        await connection.ping()
     except psycopg.Error:
         return False
     return True
@@ -165,9 +138,3 @@ def _has_news(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
-
-
-@lru_cache(maxsize=256)
-def _sql(statement: TextClause) -> str:
-    """The statement with psycopg's own placeholders."""
-    return str(statement.compile(dialect=_DIALECT))
