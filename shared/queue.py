@@ -116,7 +116,8 @@ class Doorbell:
         self._timeout = settings.publish_timeout
         self._redis: Redis = Redis.from_url(
             settings.redis_url.get_secret_value(),
-            socket_timeout=SOCKET_TIMEOUT,
+            # Everything here has a time of its own; the driver's would be a task for each write and a quarter of the cost.
+            socket_timeout=None,
             socket_connect_timeout=SOCKET_CONNECT_TIMEOUT,
             socket_keepalive=True,
             health_check_interval=10,

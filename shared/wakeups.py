@@ -23,6 +23,7 @@ CANCEL_CHANNEL = "plantain:cancel"
 #: Each message is a row of changes: a project's id and a job's, 16 bytes each.
 CHANGES_CHANNEL = "plantain:changes"
 _PUBLISH_TIMEOUT = 1.0
+_SUBSCRIBE_TIMEOUT = 10.0
 _RECONNECT_SECONDS = 1.0
 _POLL_SECONDS = 5.0
 #: Changes that may wait for the message under way; what comes beyond is found by whoever looks by itself.
@@ -42,7 +43,8 @@ class Wakeups:
     def __init__(self, settings: Settings) -> None:
         self.redis: Redis = Redis.from_url(
             settings.redis_url.get_secret_value(),
-            socket_timeout=_POLL_SECONDS + 5,
+            # As for messages about jobs: what is asked here has a time of its own.
+            socket_timeout=None,
             socket_connect_timeout=SOCKET_CONNECT_TIMEOUT,
             socket_keepalive=True,
             health_check_interval=10,
@@ -143,7 +145,8 @@ class Wakeups:
         while True:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    await pubsub.subscribe(channel)
+                    async with asyncio.timeout(_SUBSCRIBE_TIMEOUT):
+                        await pubsub.subscribe(channel)
                     while True:
                         message = await pubsub.get_message(timeout=_POLL_SECONDS)
                         if message:
