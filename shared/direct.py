@@ -25,8 +25,8 @@ from shared.prepared import PreparedConnection
 #: A connection that was in use so recently is taken to be alive, unless its socket says otherwise.
 _TRUSTED_SECONDS = 30.0
 
-#: Everything here looks rows up by their ids, whatever the ids. To plan that anew each time costs a fifth of the server;
-#: and a plan that was made when a table was small, and read it whole, would stay until its statistics are next taken.
+#: Everything here looks rows up by their ids, whatever the ids: to plan that anew each time costs a fifth of the server.
+#: What to do about plans that were made of other tables than there are now, see ``REPLAN_SECONDS``.
 PLANNING = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 
 #: What a prepared statement ends with that no longer fits the schema, or that somebody has deallocated.
@@ -59,14 +59,18 @@ class DirectConnections:
         try:
             rows = await self._run(statement, parameters)
         except _STALE:
-            # A migration has changed what the prepared statement answers: it did not run, and that connection is gone.
-            rows = await self._run(statement, parameters)
+            # A migration has changed what the prepared statement answers: it did not run, and that connection is gone. The
+            # others know no better.
+            await self._close_idle()
+            rows = await self._run(statement, parameters, fresh=True)
         self._went_well()
         return rows
 
-    async def _run(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[Any]:
+    async def _run(
+        self, statement: TextClause, parameters: Mapping[str, Any], *, fresh: bool = False
+    ) -> list[Any]:
         async with self._slots:
-            connection = await self._take()
+            connection = await (self._open() if fresh else self._take())
             try:
                 return await connection.execute(statement, parameters)
             except _STALE:
@@ -91,6 +95,9 @@ class DirectConnections:
 
     async def close(self) -> None:
         self._closed = True
+        await self._close_idle()
+
+    async def _close_idle(self) -> None:
         while self._idle:
             await self._idle.pop()[1].close()
 

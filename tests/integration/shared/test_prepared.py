@@ -1,8 +1,10 @@
-"""Statements straight through libpq: what goes in comes out, errors are psycopg's, and nothing is left behind."""
+"""Prepared statements without cursors: what goes in comes out, errors are psycopg's, and nothing is left behind."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -12,8 +14,10 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import uvloop
 from sqlalchemy import text
 
+from shared import prepared
 from shared.db import Database
 from shared.prepared import PreparedConnection
 from tests import factories
@@ -96,6 +100,8 @@ async def test_errors_are_psycopgs_and_the_connection_stays(
     with pytest.raises(psycopg.errors.UniqueViolation) as raised:
         await one(connection, insert, id=project)
     assert raised.value.diag.constraint_name == "pk_projects"
+    assert str(project) in (raised.value.diag.message_detail or "")
+    assert str(project) not in str(raised.value), "it may be a prompt"
     with pytest.raises(psycopg.errors.UndefinedTable):
         await one(connection, "SELECT * FROM nothing_like_it")
     with pytest.raises(psycopg.errors.DivisionByZero):
@@ -114,11 +120,35 @@ async def test_a_server_that_ends_in_the_middle_is_an_outage(
     await asyncio.sleep(0.1)
     async with database.transaction() as db:
         await db.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
-    with pytest.raises(psycopg.OperationalError):
+    with pytest.raises(psycopg.errors.AdminShutdown):
         await call
     assert not connection.idle
     with pytest.raises(psycopg.OperationalError):
         await one(connection, "SELECT 1 AS n")
+
+
+def test_a_server_that_ends_with_a_statement_unread_is_an_outage(database_url: str) -> None:
+    """Its last words and the connection's end come in one turn of the loop, which is uvloop where it counts."""
+
+    async def ended() -> None:
+        connection = PreparedConnection(await psycopg.AsyncConnection.connect(database_url, autocommit=True))
+        pid = (await one(connection, "SELECT pg_backend_pid() AS pid")).pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            call = asyncio.create_task(one(connection, "SELECT 7 AS n"))
+            await asyncio.sleep(0.1)
+            with psycopg.connect(database_url, autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s)", [pid])
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.2)  # the loop is to see both at once
+        async with asyncio.timeout(3):
+            with pytest.raises(psycopg.errors.AdminShutdown):
+                await call
+        await connection.close()
+
+    for run in (asyncio.run, uvloop.run):
+        run(ended())
 
 
 async def test_who_is_called_off_stops_at_the_server_too(
@@ -130,26 +160,81 @@ async def test_who_is_called_off_stops_at_the_server_too(
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert not connection.idle
+    [row] = await database.direct.execute(
+        text("SELECT state, query FROM pg_stat_activity WHERE pid = :pid"), {"pid": pid}
+    )
+    assert (row.state, "pg_sleep" in row.query) == ("idle", True)
+    assert connection.idle
+    assert (await one(connection, "SELECT 1 AS n")).n == 1
+
+
+async def test_who_is_called_off_while_it_is_prepared_does_no_harm(connection: PreparedConnection) -> None:
+    call = asyncio.create_task(one(connection, "SELECT 1 AS n"))
+    asyncio.get_running_loop().call_later(0.05, call.cancel)
+    await asyncio.sleep(0)
+    time.sleep(0.2)  # the answer is there, and the cancel is due
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    for sql in ("SELECT 1 AS n", "SELECT 1 AS n, 2"):
+        assert (await one(connection, sql)).n == 1
+
+
+async def test_one_that_is_closed_under_a_statement_ends_it(connection: PreparedConnection) -> None:
+    call = asyncio.create_task(one(connection, "SELECT pg_sleep(30)"))
+    await asyncio.sleep(0.1)
     await connection.close()
-    ends = time.monotonic() + 2
-    while await database.direct.execute(
-        text("SELECT 1 FROM pg_stat_activity WHERE pid = :pid"), {"pid": pid}
-    ):
-        assert time.monotonic() < ends, "its statement runs on"
-        await asyncio.sleep(0.02)
+    async with asyncio.timeout(2):
+        with pytest.raises(psycopg.OperationalError):
+            await call
+
+
+async def test_copy_is_none_of_its_work(connection: PreparedConnection) -> None:
+    with pytest.raises(psycopg.NotSupportedError):
+        await connection.execute(text("COPY (SELECT 1) TO STDOUT"), {})
+    assert not connection.idle
 
 
 async def test_a_statement_that_no_longer_fits_the_schema_is_prepared_anew(database: Database) -> None:
-    asked = text("SELECT * FROM growing")
+    asked = text("SELECT * FROM growing, pg_sleep(0.1)")
+    many = database.direct.size
     async with database.transaction() as db:
         await db.execute(text("CREATE TABLE growing AS SELECT 1 AS a"))
     try:
-        assert [tuple(row) for row in await database.direct.execute(asked, {})] == [(1,)]
+        await asyncio.gather(*(database.direct.execute(asked, {}) for _ in range(many)))
         async with database.transaction() as db:
             await db.execute(text("ALTER TABLE growing ADD COLUMN b int"))
-        [row] = await database.direct.execute(asked, {})
-        assert (row.a, row.b) == (1, None)
+        for [row] in await asyncio.gather(*(database.direct.execute(asked, {}) for _ in range(many))):
+            assert (row.a, row.b) == (1, None)
+    finally:
+        async with database.transaction() as db:
+            await db.execute(text("DROP TABLE growing"))
+
+
+async def test_a_plan_that_was_made_on_a_small_table_does_not_stay(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = text(
+        "SELECT t.id FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id int) JOIN growing t USING (id)"
+    )
+    monkeypatch.setattr(prepared, "REPLAN_SECONDS", 0.5)
+    async with database.transaction() as db:
+        await db.execute(text("CREATE TABLE growing (id int PRIMARY KEY, wide char(2000))"))
+    try:
+        async with database.direct.apart() as connection:
+            opened = time.monotonic()
+
+            async def plan() -> str:
+                await connection.execute(asked, {"rows": '[{"id": 1}]'})
+                [name] = connection._names.values()
+                cursor = await connection._connection.execute(f"EXPLAIN EXECUTE {name.decode()}('[]')")
+                return "\n".join(row[0] for row in await cursor.fetchall())
+
+            assert "Index Cond" not in await plan()
+            await connection._connection.execute("INSERT INTO growing (id) SELECT generate_series(1, 50000)")
+            assert "Index Cond" not in await plan()
+            await asyncio.sleep(opened + 0.6 - time.monotonic())
+            assert "Index Cond: (id = r.id)" in await plan()
+            assert 1.0 < connection._replan_at - opened < 1.5
     finally:
         async with database.transaction() as db:
             await db.execute(text("DROP TABLE growing"))

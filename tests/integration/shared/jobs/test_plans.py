@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 import pytest
+from psycopg.adapt import PyFormat
+from psycopg.sql import Literal
 from sqlalchemy import TextClause, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared import prepared
 from shared.config import Settings
 from shared.db import Database
-from shared.direct import PLANNING
 from shared.jobs import queries
+from shared.prepared import PreparedConnection
 from tests.conftest import SettingsFactory
 from tests.integration.shared.jobs.conftest import Jobs, ending
 
@@ -68,17 +70,33 @@ async def grown(database: Database, jobs: Jobs) -> AsyncIterator[Jobs]:
 
 
 async def plan(jobs: Jobs, statement: TextClause | str, **parameters: Any) -> str:
+    return "\n".join(row[0] for row in await explain(jobs, "COSTS OFF", statement, parameters))
+
+
+async def explain(
+    jobs: Jobs, how: str, statement: TextClause | str, parameters: Mapping[str, Any]
+) -> Sequence[Any]:
+    """As the connections plan that run this statement; where it is run, nothing stays."""
+    if isinstance(statement, TextClause) and statement in DIRECT:
+        async with jobs.database.direct.apart() as direct:
+            return await explain_prepared(direct, how, statement, parameters)
     async with jobs.database.transaction() as db:
-        await plan_as_direct(db, statement)
-        rows = await db.execute(text(f"EXPLAIN (COSTS OFF) {statement}"), parameters)
-        return "\n".join(row[0] for row in rows)
+        rows = (await db.execute(text(f"EXPLAIN ({how}) {statement}"), parameters)).all()
+        await db.rollback()
+        return rows
 
 
-async def plan_as_direct(db: AsyncConnection, statement: TextClause | str) -> None:
-    """As the connections do that run this statement."""
-    if statement in DIRECT:
-        for name, value in PLANNING.items():
-            await db.execute(text(f"SET LOCAL {name} = {value}"))
+async def explain_prepared(
+    direct: PreparedConnection, how: str, statement: TextClause, parameters: Mapping[str, Any]
+) -> Sequence[Any]:
+    """The generic plan, which has never seen a value. The transaction is the caller's to end."""
+    sql, parts = prepared._compiled(statement)
+    values = [parameters[part] for part in parts]
+    direct._transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
+    name = await direct._prepare((sql, tuple(direct._transformer.types or ())))
+    given = ", ".join(Literal(value).as_string(direct._connection) for value in values)
+    cursor = await direct._connection.execute(f"EXPLAIN ({how}) EXECUTE {name.decode()}({given})")
+    return await cursor.fetchall()
 
 
 async def ids_of(jobs: Jobs, state: str, count: int) -> list[UUID]:
@@ -163,11 +181,7 @@ async def check_hot_statements(grown: Jobs) -> None:
 
 async def read(jobs: Jobs, statement: TextClause, **parameters: Any) -> tuple[int, int]:
     """Rows that the greediest scan looked at, thrown away ones included, and pages of the greediest step. Nothing stays."""
-    async with jobs.database.transaction() as db:
-        await plan_as_direct(db, statement)
-        how = "EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON)"
-        [[[found]]] = list(await db.execute(text(f"{how} {statement}"), parameters))
-        await db.rollback()
+    [[[found]]] = await explain(jobs, "ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON", statement, parameters)
     steps = list(_steps(found["Plan"]))
     pages = max(step["Shared Hit Blocks"] + step["Shared Read Blocks"] for step in steps)
     return max((_looked_at(step) for step in steps if "Scan" in step["Node Type"]), default=0), pages
