@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import orjson
 import psycopg
 from sqlalchemy import event
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -21,6 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from shared.config import Settings
 from shared.direct import DirectConnections
 from shared.outage import Outage
+from shared.prepared import without_values
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Database:
         self.direct = DirectConnections(direct, {**where, **options}, self.outage.went_well)
         event.listen(self.engine.sync_engine, "checkout", self._ping_idle)
         event.listen(self.engine.sync_engine, "checkin", _note_use)
+        event.listen(self.engine.sync_engine, "handle_error", _leave_out_values)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -116,6 +118,15 @@ class Database:
     async def close(self) -> None:
         await self.direct.close()
         await self.engine.dispose()
+
+
+def _leave_out_values(context: ExceptionContext) -> None:
+    """``hide_parameters`` leaves out what we sent; the server's own text may quote it, too."""
+    error, wrapped = context.original_exception, context.sqlalchemy_exception
+    if isinstance(error, psycopg.Error):
+        without_values(error)
+        if wrapped is not None:
+            wrapped.args = (f"({type(error).__name__}) {error}",)
 
 
 def _note_use(_: object, record: ConnectionPoolEntry) -> None:

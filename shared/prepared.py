@@ -118,15 +118,19 @@ class PreparedConnection:
         results: list[PGresult] = await self._connection.wait(execute(self._libpq))
         for result in results:
             if result.status == ExecStatus.FATAL_ERROR:
-                raise _without_values(error_from_result(result))
+                raise without_values(error_from_result(result))
             if result.status not in _GOOD:
                 raise psycopg.NotSupportedError(f"no statement for here: {ExecStatus(result.status).name}")
         return results[-1]
 
 
-def _without_values(error: psycopg.Error) -> psycopg.Error:
-    """Detail and context quote whole rows, prompts included, and errors get into logs; ``diag`` has them still."""
-    error.args = (error.diag.message_primary or type(error).__name__,)
+def without_values(error: psycopg.Error) -> psycopg.Error:
+    """The server's error with what was wrong as its text.
+
+    Detail and context quote whole rows, prompts included, and errors get into logs; ``diag`` has them still.
+    """
+    if error.diag.message_primary:
+        error.args = (error.diag.message_primary,)
     return error
 
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+import traceback
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 import uvloop
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from shared import prepared
 from shared.db import Database
@@ -110,6 +112,22 @@ async def test_errors_are_psycopgs_and_the_connection_stays(
         await one(connection, "SELECT CAST(:n AS int)")
     assert connection.idle
     assert (await one(connection, "SELECT 1 AS n")).n == 1
+
+
+async def test_errors_of_transactions_quote_no_rows_either(database: Database) -> None:
+    prompt = "a secret wish"
+    insert = "INSERT INTO jobs (id, project_id, kind, model, queue, input) VALUES (gen_random_uuid(), :project, 'k', 'm', 'q', :input)"
+    with pytest.raises(IntegrityError) as raised:
+        async with database.transaction() as db:
+            await db.execute(
+                text(insert),
+                {"project": await factories.project(database), "input": f'{{"prompt": "{prompt}"}}'},
+            )
+    error = raised.value
+    assert isinstance(error.orig, psycopg.errors.NotNullViolation)
+    assert prompt in (error.orig.diag.message_detail or "")
+    assert prompt not in "".join(traceback.format_exception(error))
+    assert "null value in column" in str(error)
 
 
 async def test_a_server_that_ends_in_the_middle_is_an_outage(
