@@ -25,9 +25,16 @@ from shared.prepared import PreparedConnection
 #: A connection that was in use so recently is taken to be alive, unless its socket says otherwise.
 _TRUSTED_SECONDS = 30.0
 
-#: Everything here looks rows up by their ids, whatever the ids: to plan that anew each time costs a fifth of the server.
-#: What to do about plans that were made of other tables than there are now, see ``REPLAN_SECONDS``.
-PLANNING = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
+#: Everything here looks rows up by their ids, whatever the ids: to plan that anew each time costs a fifth of the server. A
+#: plan stays until its tables' statistics are next taken, so it must not depend on how many rows there were: no table or
+#: index is read whole, nothing is hashed or sorted to be joined.
+PLANNING = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_material": "off",
+}
 
 #: What a prepared statement ends with that no longer fits the schema, or that somebody has deallocated.
 _STALE = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)

@@ -7,7 +7,6 @@ connection is made, waited for and called off, how values become parameters and 
 
 from __future__ import annotations
 
-import time
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -26,10 +25,6 @@ from sqlalchemy.dialects import postgresql
 Connection = psycopg.AsyncConnection[Any]
 RowMaker = Callable[[Iterable[Any]], Any]
 
-#: A generic plan stays until its tables' statistics are next taken, and one that was made while they were small may read
-#: all of them: so a connection has its plans made anew when it is so old, in seconds, and then each time it is twice as old.
-REPLAN_SECONDS = 10.0
-
 _DIALECT = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 _GOOD = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK})
 
@@ -45,8 +40,6 @@ class PreparedConnection:
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
         # Never one twice: that of a statement whose preparation was called off may be known to the server.
         self._numbers = count()
-        self._opened = time.monotonic()
-        self._replan_at = self._opened + REPLAN_SECONDS
 
     @property
     def closed(self) -> bool:
@@ -67,8 +60,6 @@ class PreparedConnection:
         Raises:
             psycopg.Error: the server refused it, or is away.
         """
-        if time.monotonic() >= self._replan_at:
-            await self._replan()
         sql, parts = _compiled(statement)
         transformer = self._transformer
         values = transformer.dump_sequence([parameters[name] for name in parts], [PyFormat.AUTO] * len(parts))
@@ -103,11 +94,6 @@ class PreparedConnection:
         await self._result()
         self._names[key] = name
         return name
-
-    async def _replan(self) -> None:
-        now = time.monotonic()
-        self._replan_at = now + (now - self._opened)
-        await self._connection.execute("DISCARD PLANS")
 
     async def _result(self) -> PGresult:
         """What the server answers to what was sent.

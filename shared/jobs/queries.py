@@ -3,7 +3,8 @@
 What all of them keep to:
 - Rows are locked in order of id, so that two batches never wait for each other in a circle.
 - What a batch names is looked up by id, one by one (LATERAL): statistics of a table of finished jobs have next to none that run,
-  and a join then reads every running job there is for each batch.
+  and a join then reads every running job there is for each batch. Nor are two sets of a batch joined, as direct connections
+  plan lookups alone (``shared.direct.PLANNING``): that would compare each with each.
 - A batch passes over rows that somebody else has locked, as a process may have stopped with a transaction open.
 - The guard (state, attempt, time) stands in the statement, so whoever comes second changes nothing.
 - Time is the database's clock; no worker's clock decides anything.
@@ -185,15 +186,17 @@ _SENT = text("""
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(job_id uuid, number int, estimate numeric)
         ORDER BY job_id
     ), j AS (
-        SELECT job.id, call.number, call.estimate FROM call CROSS JOIN LATERAL (
-            SELECT id FROM jobs
+        SELECT call.* FROM call CROSS JOIN LATERAL (
+            SELECT FROM jobs
             WHERE id = call.job_id AND state = 'running' AND attempt = call.number AND cancel_requested_at IS NULL
               AND lease_until > now()
             FOR SHARE SKIP LOCKED) AS job
+        -- Whoever closes an attempt changes its job, which is locked by now.
+        CROSS JOIN LATERAL (
+            SELECT FROM attempts WHERE job_id = call.job_id AND number = call.number AND outcome IS NULL OFFSET 0) AS open
     )
     UPDATE attempts SET sent_at = clock_timestamp(), estimated_cost_usd = j.estimate
-    -- IS TRUE: no index is looked through for all that are open.
-    FROM j WHERE attempts.job_id = j.id AND attempts.number = j.number AND (attempts.outcome IS NULL) IS TRUE
+    FROM j WHERE attempts.job_id = j.job_id AND attempts.number = j.number
     RETURNING attempts.job_id
 """)
 
@@ -209,14 +212,15 @@ _RENEW = text("""
         UPDATE jobs
         SET lease_until = greatest(lease_until, least(now() + make_interval(secs => :lease), deadline_at))
         FROM j WHERE jobs.id = j.id
-        RETURNING jobs.id
-    ), seen AS MATERIALIZED (
+        RETURNING jobs.id, jobs.cancel_requested_at
+    ), seen AS (
         SELECT job.* FROM held CROSS JOIN LATERAL (
             SELECT id, cancel_requested_at FROM jobs WHERE id = held.id AND state = 'running' AND attempt = held.number
             OFFSET 0) AS job
     )
-    SELECT seen.id, seen.cancel_requested_at IS NOT NULL AS cancel, renewed.id IS NOT NULL AS extended
-    FROM seen LEFT JOIN renewed ON renewed.id = seen.id
+    SELECT id, bool_or(cancel_requested_at IS NOT NULL) AS cancel, bool_or(extended) AS extended
+    FROM (SELECT *, true AS extended FROM renewed UNION ALL SELECT *, false FROM seen) AS found
+    GROUP BY id
 """)
 
 _FINISH = text("""
@@ -226,17 +230,15 @@ _FINISH = text("""
             estimate numeric, result jsonb, error jsonb, delay float8, waiting_reason text, provider text, upstream_model text,
             model_version text, upstream_request_id text, usage jsonb, cost numeric, event text, data jsonb)
         ORDER BY job_id
-    ), locked AS (
-        SELECT job.id, job.cancel_requested_at FROM row CROSS JOIN LATERAL (
-            SELECT id, cancel_requested_at FROM jobs WHERE id = row.job_id AND state = 'running' AND attempt = row.number
-            FOR UPDATE SKIP LOCKED) AS job
     ), j AS (
         -- What would wait for another attempt ends here where a cancel was asked for meanwhile.
         SELECT row.*, called_off,
             CASE WHEN called_off THEN 'cancelled' ELSE row.state END AS new_state,
             CASE WHEN called_off THEN 'job.cancelled' ELSE row.event END AS new_event
-        FROM row JOIN locked ON locked.id = row.job_id
-        CROSS JOIN LATERAL (SELECT row.state = 'queued' AND locked.cancel_requested_at IS NOT NULL) AS c(called_off)
+        FROM row CROSS JOIN LATERAL (
+            SELECT cancel_requested_at FROM jobs WHERE id = row.job_id AND state = 'running' AND attempt = row.number
+            FOR UPDATE SKIP LOCKED) AS job
+        CROSS JOIN LATERAL (SELECT row.state = 'queued' AND job.cancel_requested_at IS NOT NULL) AS c(called_off)
     ), finished AS (
         UPDATE jobs SET state = j.new_state, version = version + 1, result = j.result, error = j.error,
             snoozes = snoozes + CASE WHEN j.counted THEN 0 ELSE 1 END,
@@ -250,7 +252,8 @@ _FINISH = text("""
             model_version = coalesce(j.model_version, jobs.model_version),
             usage = coalesce(j.usage, jobs.usage), cost_usd = cost_usd + j.cost
         FROM j WHERE jobs.id = j.job_id
-        RETURNING jobs.id, jobs.project_id, jobs.version, jobs.state, jobs.attempt, jobs.scheduled_at
+        RETURNING jobs.id, jobs.project_id, jobs.version, jobs.state, jobs.attempt, jobs.scheduled_at,
+                  j.new_event, j.called_off, j.not_called, j.data
     ), attempt AS (
         UPDATE attempts SET outcome = j.outcome, counted = j.counted, error = j.error,
             -- A server that crashed, or a standby that took over, may have lost the note of the call, though it
@@ -265,15 +268,14 @@ _FINISH = text("""
         FROM j WHERE attempts.job_id = j.job_id AND attempts.number = j.number
     ), event AS (
         INSERT INTO job_events (project_id, job_id, version, type, data)
-        SELECT finished.project_id, finished.id, finished.version, j.new_event,
+        SELECT finished.project_id, finished.id, finished.version, new_event,
             CASE WHEN finished.state = 'queued'
-                     THEN j.data || jsonb_build_object('scheduled_at', finished.scheduled_at)
+                     THEN data || jsonb_build_object('scheduled_at', finished.scheduled_at)
                  WHEN called_off
-                     THEN (j.data - 'waiting_reason')
-                          || jsonb_build_object('provider_called', a.sent_at IS NOT NULL AND NOT j.not_called)
-                 ELSE j.data END
-        FROM finished JOIN j ON j.job_id = finished.id
-        JOIN attempts a ON a.job_id = finished.id AND a.number = finished.attempt
+                     THEN (data - 'waiting_reason')
+                          || jsonb_build_object('provider_called', a.sent_at IS NOT NULL AND NOT not_called)
+                 ELSE data END
+        FROM finished JOIN attempts a ON a.job_id = finished.id AND a.number = finished.attempt
     )
     SELECT id, project_id, version, state FROM finished
 """)

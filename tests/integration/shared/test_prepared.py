@@ -19,7 +19,6 @@ import uvloop
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from shared import prepared
 from shared.db import Database
 from shared.prepared import PreparedConnection
 from tests import factories
@@ -223,36 +222,6 @@ async def test_a_statement_that_no_longer_fits_the_schema_is_prepared_anew(datab
             await db.execute(text("ALTER TABLE growing ADD COLUMN b int"))
         for [row] in await asyncio.gather(*(database.direct.execute(asked, {}) for _ in range(many))):
             assert (row.a, row.b) == (1, None)
-    finally:
-        async with database.transaction() as db:
-            await db.execute(text("DROP TABLE growing"))
-
-
-async def test_a_plan_that_was_made_on_a_small_table_does_not_stay(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = text(
-        "SELECT t.id FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id int) JOIN growing t USING (id)"
-    )
-    monkeypatch.setattr(prepared, "REPLAN_SECONDS", 0.5)
-    async with database.transaction() as db:
-        await db.execute(text("CREATE TABLE growing (id int PRIMARY KEY, wide char(2000))"))
-    try:
-        async with database.direct.apart() as connection:
-            opened = time.monotonic()
-
-            async def plan() -> str:
-                await connection.execute(asked, {"rows": '[{"id": 1}]'})
-                [name] = connection._names.values()
-                cursor = await connection._connection.execute(f"EXPLAIN EXECUTE {name.decode()}('[]')")
-                return "\n".join(row[0] for row in await cursor.fetchall())
-
-            assert "Index Cond" not in await plan()
-            await connection._connection.execute("INSERT INTO growing (id) SELECT generate_series(1, 50000)")
-            assert "Index Cond" not in await plan()
-            await asyncio.sleep(opened + 0.6 - time.monotonic())
-            assert "Index Cond: (id = r.id)" in await plan()
-            assert 1.0 < connection._replan_at - opened < 1.5
     finally:
         async with database.transaction() as db:
             await db.execute(text("DROP TABLE growing"))

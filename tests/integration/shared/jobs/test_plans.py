@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from psycopg.adapt import PyFormat
@@ -89,11 +89,12 @@ async def explain(
 async def explain_prepared(
     direct: PreparedConnection, how: str, statement: TextClause, parameters: Mapping[str, Any]
 ) -> Sequence[Any]:
-    """The generic plan, which has never seen a value. The transaction is the caller's to end."""
+    """The generic plan, which has never seen a value, as it was first made. The transaction is the caller's to end."""
     sql, parts = prepared._compiled(statement)
     values = [parameters[part] for part in parts]
     direct._transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
-    name = await direct._prepare((sql, tuple(direct._transformer.types or ())))
+    key = sql, tuple(direct._transformer.types or ())
+    name = direct._names.get(key) or await direct._prepare(key)
     given = ", ".join(Literal(value).as_string(direct._connection) for value in values)
     cursor = await direct._connection.execute(f"EXPLAIN ({how}) EXECUTE {name.decode()}({given})")
     return await cursor.fetchall()
@@ -108,11 +109,13 @@ async def test_hot_statements_use_their_indexes(grown: Jobs) -> None:
     await check_hot_statements(grown)
 
 
-async def check_hot_statements(grown: Jobs) -> None:
-    """Each finds its rows by an index, and reads no more rows and pages than jobs that are not finished explain."""
-    queued, running = await ids_of(grown, "queued", 20), await ids_of(grown, "running", 20)
+Lookups = dict[str, tuple[TextClause, dict[str, Any], str]]
+
+
+def hot_statements(grown: Jobs, queued: Sequence[UUID], running: Sequence[UUID]) -> Lookups:
+    """Each with parameters, and the index by which it finds its rows."""
     sent = [{"job_id": job_id, "number": 1, "estimate": "0"} for job_id in running]
-    lookups: dict[str, tuple[TextClause, dict[str, Any], str]] = {
+    return {
         "get": (queries._GET, {"ids": queued}, "pk_jobs"),
         "claim": (
             queries._CLAIM,
@@ -168,7 +171,12 @@ async def check_hot_statements(grown: Jobs) -> None:
         "read lost": (queries._READ_LOST, {"ids": running}, "(pk|uq)_attempts"),
         "expire": (queries._EXPIRE, {"limit": 500}, "ix_jobs_expiring"),
     }
-    for name, (statement, parameters, index) in lookups.items():
+
+
+async def check_hot_statements(grown: Jobs) -> None:
+    """Each finds its rows by an index, and reads no more rows and pages than jobs that are not finished explain."""
+    queued, running = await ids_of(grown, "queued", 20), await ids_of(grown, "running", 20)
+    for name, (statement, parameters, index) in hot_statements(grown, queued, running).items():
         found = await plan(grown, statement, **parameters)
         assert re.search(index, found), f"{name}:\n{found}"
         assert not re.search(r"Seq Scan on (jobs|attempts)\b", found), f"{name}:\n{found}"
@@ -179,9 +187,36 @@ async def check_hot_statements(grown: Jobs) -> None:
         assert pages <= 1000, f"{name}: a step reads {pages} pages"
 
 
+async def test_plans_that_were_made_on_empty_tables_look_rows_up_all_the_same(jobs: Jobs) -> None:
+    """They stay until statistics are taken, which may be a minute and a hundred thousand jobs later."""
+    nobody = [uuid4()]
+    async with jobs.database.direct.apart() as direct:
+        for statement, parameters, _ in hot_statements(jobs, nobody, nobody).values():
+            if statement in DIRECT:
+                await explain_prepared(direct, "COSTS OFF", statement, parameters)
+        await jobs.run(FILL, project=jobs.project_id, rows=ROWS)
+        await jobs.run(
+            "INSERT INTO attempts (job_id, number, project_id, worker) SELECT id, 1, project_id, 'w' FROM jobs WHERE attempt = 1"
+        )
+        queued, running = await ids_of(jobs, "queued", 20), await ids_of(jobs, "running", 20)
+        for name, (statement, parameters, _) in hot_statements(jobs, queued, running).items():
+            if statement in DIRECT:
+                [[[found]]] = await explain_prepared(direct, _READ, statement, parameters)
+                rows, _ = looked_at(found)
+                assert rows <= 20, f"{name}: a scan reads {rows} rows"
+
+
+_READ = "ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON"
+
+
 async def read(jobs: Jobs, statement: TextClause, **parameters: Any) -> tuple[int, int]:
     """Rows that the greediest scan looked at, thrown away ones included, and pages of the greediest step. Nothing stays."""
-    [[[found]]] = await explain(jobs, "ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON", statement, parameters)
+    [[[found]]] = await explain(jobs, _READ, statement, parameters)
+    return looked_at(found)
+
+
+def looked_at(found: dict[str, Any]) -> tuple[int, int]:
+    """Of one explanation: as ``read`` says."""
     steps = list(_steps(found["Plan"]))
     pages = max(step["Shared Hit Blocks"] + step["Shared Read Blocks"] for step in steps)
     return max((_looked_at(step) for step in steps if "Scan" in step["Node Type"]), default=0), pages
