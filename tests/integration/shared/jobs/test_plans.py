@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from psycopg.adapt import PyFormat
 from psycopg.sql import Literal
 from sqlalchemy import TextClause, text
 
@@ -90,12 +89,9 @@ async def explain_prepared(
     direct: PreparedConnection, how: str, statement: TextClause, parameters: Mapping[str, Any]
 ) -> Sequence[Any]:
     """The generic plan, which has never seen a value, as it was first made. The transaction is the caller's to end."""
-    sql, parts = prepared._compiled(statement)
-    values = [parameters[part] for part in parts]
-    direct._transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
-    key = sql, tuple(direct._transformer.types or ())
-    name = direct._names.get(key) or await direct._prepare(key)
-    given = ", ".join(Literal(value).as_string(direct._connection) for value in values)
+    name, _ = await direct.prepare(statement, parameters)
+    _, parts = prepared._compiled(statement)
+    given = ", ".join(Literal(parameters[part]).as_string(direct._connection) for part in parts)
     cursor = await direct._connection.execute(f"EXPLAIN ({how}) EXECUTE {name.decode()}({given})")
     return await cursor.fetchall()
 
