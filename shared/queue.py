@@ -24,6 +24,7 @@ from shared.batched import batched
 from shared.config import Settings
 from shared.envelope import Envelope
 from shared.outage import reason
+from shared.packed import PackedCommands, packed
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class Doorbell:
             socket_keepalive=True,
             health_check_interval=10,
         )
+        self._packed = PackedCommands(self._redis)
         self._envelopes: dict[str, Envelope] = {}
         self._rests_until = 0.0
 
@@ -154,6 +156,7 @@ class Doorbell:
             return dict(zip(queues, await pipe.execute(), strict=True))
 
     async def close(self) -> None:
+        await self._packed.close()
         await self._redis.aclose()
 
     async def _send(self, jobs: Sequence[tuple[UUID, str]]) -> bool:
@@ -164,14 +167,9 @@ class Doorbell:
             for job_id, queue in jobs:
                 by_queue[queue].append(self._envelope(queue).addressed(job_id))
             async with asyncio.timeout(self._timeout):
-                if len(by_queue) == 1:
-                    [(queue, messages)] = by_queue.items()
-                    await self._redis.lpush(queue, *messages)
-                else:
-                    async with self._redis.pipeline(transaction=False) as pipe:
-                        for queue, messages in by_queue.items():
-                            pipe.lpush(queue, *messages)
-                        await pipe.execute()
+                await self._packed.send(
+                    [packed(b"LPUSH", (queue.encode(), *messages)) for queue, messages in by_queue.items()]
+                )
         except Exception as error:  # noqa: BLE001  whatever the broker's client raises: the reconciler rings again
             log.warning(
                 "%d jobs could not be published now (%s); those that are stored will be",

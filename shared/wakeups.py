@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from shared.config import Settings
 from shared.outage import Outage
+from shared.packed import PackedCommands, packed
 from shared.queue import SOCKET_CONNECT_TIMEOUT
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Wakeups:
             socket_keepalive=True,
             health_check_interval=10,
         )
+        self._packed = PackedCommands(self.redis)
         self._outage = Outage(log, "Redis, for wake-ups,")
         self._pending: dict[Change, None] = {}
         self._telling: asyncio.Task[None] | None = None
@@ -119,6 +121,7 @@ class Wakeups:
         """Sends what waits to be sent, and closes the connections."""
         if self._telling is not None:
             await asyncio.wait({self._telling}, timeout=_PUBLISH_TIMEOUT)
+        await self._packed.close()
         await self.redis.aclose()
 
     async def _tell(self) -> None:
@@ -132,7 +135,7 @@ class Wakeups:
                     self._next_at = time.monotonic() + _BUNDLE_SECONDS
                 message = b"".join(project.bytes + job.bytes for project, job in taken)
                 async with asyncio.timeout(_PUBLISH_TIMEOUT):
-                    await self.redis.publish(CHANGES_CHANNEL, message)
+                    await self._packed.send([packed(b"PUBLISH", (CHANGES_CHANNEL.encode(), message))])
                 self._outage.went_well()
         except (RedisError, OSError, TimeoutError) as error:
             self._pending = {}
