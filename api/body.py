@@ -49,6 +49,22 @@ MAX_DEPTH = 100
 _SLICE = 256 * 1024
 
 
+def here(request: Request, limit: int) -> bytes | None:
+    """The body, not yet parsed, where it is small and has come with its request: nearly always.
+
+    Raises:
+        UnsupportedMediaType: it is not declared as JSON, or compressed.
+    """
+    media_type = media_type_of(request)
+    if media_type != "application/json" and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        raise unsupported(request, "JSON", "application/json")
+    declared = declared_length(request)
+    small = declared is not None and declared <= min(limit, _FREE_BYTES)
+    return take_body(request.scope) if small else None
+
+
 async def read(request: Request, limit: int, room: Room) -> bytes:
     """The body, not yet parsed.
 
@@ -62,18 +78,8 @@ async def read(request: Request, limit: int, room: Room) -> bytes:
         RequestTimeout: it comes too slowly.
         Unavailable: there is no room for it.
     """
-    media_type = media_type_of(request)
-    if media_type != "application/json" and not (
-        media_type.startswith("application/") and media_type.endswith("+json")
-    ):
-        raise unsupported(request, "JSON", "application/json")
-    declared = declared_length(request)
-    if declared is not None and declared <= min(limit, _FREE_BYTES):
-        # Most come with their request: then there is nothing to wait for.
-        here = take_body(request.scope)
-        if here is not None:
-            return here
-    return await _collect(request, declared, limit, room)
+    data = here(request, limit)
+    return await _collect(request, declared_length(request), limit, room) if data is None else data
 
 
 async def chunks(request: Request, limit: int, room: Room) -> AsyncIterator[bytes]:

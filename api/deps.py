@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 
 from api.budget import Budget
 from api.deltas import Deltas
+from api.first_views import FirstViews
 from api.hub import Hub
 from api.readiness import Readiness
 from api.tail import Tail
@@ -57,6 +58,7 @@ class Services:
     jobs: JobService
     lists: JobLists
     waiting: Waiting
+    first_views: FirstViews
     uploads: UploadService
     batches: BatchService
     replays: BulkReplays
@@ -88,6 +90,7 @@ class Services:
             jobs=jobs,
             lists=JobLists(database, settings, wakeups, waiting),
             waiting=waiting,
+            first_views=FirstViews(settings.public_url or ""),
             uploads=UploadService(database, settings),
             batches=BatchService(database, settings, jobs, wakeups),
             replays=BulkReplays(database, settings, jobs),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import Request
-from starlette.responses import Response
 
 from api.deps import caller_of, services_of
-from api.render import JsonResponse
+from api.render import JsonResponse, Whole
 from shared.idempotency.claim import Answer, Claim, fingerprint, key_of
 
 _HEADER = "idempotency-key"
@@ -40,13 +39,14 @@ def claim_by(request: Request, digest: bytes) -> Claim:
     return Claim(caller_of(request).project_id, key_of(request.headers.getlist(_HEADER)), digest)
 
 
-async def answered(request: Request, claim: Claim, work: Callable[[], Awaitable[Answer]]) -> Response:
+async def answered(request: Request, claim: Claim, work: Callable[[], Awaitable[Answer]]) -> Whole:
     """The response, from what was stored or from the work; see ``IdempotencyService.once``."""
     answer, replayed = await services_of(request).idempotency.once(claim, work)
     return response_of(answer, {"Idempotent-Replayed": "true"} if replayed else {})
 
 
-def response_of(answer: Answer, headers: dict[str, str] | None = None) -> Response:
-    return JsonResponse(
-        answer.body, answer.status, {**answer.headers, **headers} if headers else answer.headers
-    )
+def response_of(answer: Answer, headers: Mapping[str, str] | None = None) -> Whole:
+    response = JsonResponse(answer.body, answer.status, answer.headers)
+    if headers:
+        response.add(headers)
+    return response

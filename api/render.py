@@ -36,36 +36,54 @@ __all__ = [
     "sse",
 ]
 
-_NO_STORE = (b"cache-control", b"no-store")
+_NO_HEADERS: Mapping[str, str] = {}
+_NO_STORE = {"Cache-Control": "no-store"}
 _RETRY_SECONDS = 1
 _MAX_RETRY_SECONDS = 60
+_SOON = {"Retry-After": str(_RETRY_SECONDS)}
 
 
 class Whole(Response):
-    """An answer that is sent in one step where the server can (``api.cycle``)."""
+    """An answer that is sent in one step where the server can (``api.cycle``).
+
+    Args:
+        headers: names and values; whose are wrong ends in ``RuntimeError``.
+    """
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
         self.status_code = status
         self.background = None
         self.body = body
-        self.raw_headers = [
-            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
-        ]
+        self._head = _lines(headers)
         if body:
-            self.raw_headers.append((b"content-length", str(len(body)).encode()))
+            self._head += b"content-length: %d\r\n" % len(body)
+
+    @property
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:  # type: ignore[override]
+        """As ASGI has them. Not to be changed, so that nobody thinks he did; see ``add``."""
+        return tuple((name, value) for name, _, value in (line.partition(b": ") for line in self._head.splitlines()))
+
+    def add(self, headers: Mapping[str, str]) -> None:
+        self._head += _lines(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if WHOLE not in scope.get("extensions", ()):
             await super().__call__(scope, receive, send)
             return
-        await send(
-            {
-                "type": "http.response.start",
-                "status": self.status_code,
-                "headers": self.raw_headers,
-                WHOLE: self.body,
-            }
-        )
+        whole = self._head, self.body
+        await send({"type": "http.response.start", "status": self.status_code, "headers": (), WHOLE: whole})
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    """Headers as they go out.
+
+    Raises:
+        RuntimeError: one holds what would end it.
+    """
+    lines = "".join([f"{name.lower()}: {value}\r\n" for name, value in headers.items()]).encode("latin-1")
+    if not lines.count(b"\n") == lines.count(b"\r") == len(headers) or b"\0" in lines:
+        raise RuntimeError("a header's value holds what would end it")
+    return lines
 
 
 class JsonResponse(Whole):
@@ -75,15 +93,12 @@ class JsonResponse(Whole):
         self,
         body: Any,
         status: int = 200,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
         *,
         media_type: str = "application/json",
     ) -> None:
         body = body if isinstance(body, bytes) else dumps(body)
-        super().__init__(status, headers or {}, body)
-        if "Cache-Control" not in (headers or {}):
-            self.raw_headers.append(_NO_STORE)
-        self.raw_headers.append((b"content-type", media_type.encode()))
+        super().__init__(status, {**_NO_STORE, **headers, "Content-Type": media_type}, body)
 
 
 def attempt_view(row: Row[Any]) -> dict[str, Any]:
@@ -157,14 +172,16 @@ def changed_since(known: str, row: JobRow, outlook: Outlook) -> bool:
     return re.search(rf'"{re.escape(standing)}(\.[0-9]+)?"', known) is None and known.strip() != "*"
 
 
-def retry_after(row: JobRow, outlook: Outlook) -> dict[str, str]:
+def retry_after(row: JobRow, outlook: Outlook) -> Mapping[str, str]:
     """How long to wait before the next poll, in whole seconds; nothing once the job is final.
 
     Where its time is known, until then, else half of what it will probably take. A little is left to chance, so that
     clients which were told at the same moment do not come back in step.
     """
     if row.state in FINAL:
-        return {}
+        return _NO_HEADERS
+    if row.waiting_until is None and not outlook.look_after:
+        return _SOON
     chance = random.random()  # noqa: S311  no secret
     if row.waiting_until is not None:
         left = (row.waiting_until - datetime.now(UTC)).total_seconds()

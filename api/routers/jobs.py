@@ -26,6 +26,7 @@ from api.openapi import (
     SUBMIT_PARAMETERS,
     answers,
 )
+from api.render import Whole
 from api.waiting import is_final, wait_until
 from shared.config import Settings
 from shared.db import is_unavailable
@@ -42,7 +43,7 @@ from shared.jobs.list_schemas import (
     SummaryQuery,
 )
 from shared.jobs.outlook import Outlook
-from shared.jobs.queries import JobRow
+from shared.jobs.queries import JobRow, NewJob
 from shared.jobs.schemas import CancelReceipt, JobDetail, JobResult, JobSubmit, JobView
 from shared.jobs.status import FINAL
 from shared.kinds import KINDS
@@ -78,8 +79,8 @@ async def submit(request: Request) -> Response:
     services, wait = services_of(request), prefer.wait_seconds(request.headers.get("prefer"))
     if not wait:
         response = await _submit(request, services)
-        for name, value in prefer.applied(wait).items():
-            response.headers[name] = value
+        if wait is not None:
+            response.add(prefer.applied(wait))
         return response
     with services.hub.place():  # where there is none, nothing has been stored yet
         response = await _submit(request, services)
@@ -89,20 +90,25 @@ async def submit(request: Request) -> Response:
     if row is None:
         return response
     outlook = await services.waiting.outlook(row)
-    return idempotency.response_of(accepted(request, row, outlook), prefer.applied(wait))
+    view = render.job_view(row, outlook, request.scope["public_url"])
+    answer = _accepted(view["status_url"], row, outlook, render.dumps(view))
+    return idempotency.response_of(answer, prefer.applied(wait))
 
 
-async def _submit(request: Request, services: Services) -> Response:
+async def _submit(request: Request, services: Services) -> Whole:
+    run = _submit_keyed if idempotency.is_keyed(request) else _submit_once
+    data = body.here(request, services.settings.max_body_bytes)
+    if data is not None:
+        return await run(request, services, data)
     async with services.body_bytes.room() as room:
         data = await body.read(request, services.settings.max_body_bytes, room)
-        run = _submit_keyed if idempotency.is_keyed(request) else _submit_once
         if len(data) < body.LARGE_BYTES:
             return await run(request, services, data)
         async with services.large_bodies:
             return await run(request, services, data)
 
 
-async def _submit_once(request: Request, services: Services, data: bytes) -> Response:
+async def _submit_once(request: Request, services: Services, data: bytes) -> Whole:
     job = await body.worked_on(len(data), job_of, data, text_limit(services.settings))
     row = await services.jobs.submit(
         caller_of(request).project_id, job, request_id=request.scope["request_id"]
@@ -111,15 +117,20 @@ async def _submit_once(request: Request, services: Services, data: bytes) -> Res
     return idempotency.response_of(accepted(request, row, await services.waiting.first_outlook(row)))
 
 
-def accepted(request: Request, row: JobRow, outlook: Outlook) -> Answer:
+def accepted(request: Request, row: NewJob, outlook: Outlook) -> Answer:
     """202 with the new job."""
-    view = render.job_view(row, outlook, request.scope["public_url"])
+    name = str(row.id)
+    url = f"{request.scope['public_url']}{render.PREFIX}/jobs/{name}"
+    return _accepted(url, row, outlook, services_of(request).first_views.of(row, outlook, name))
+
+
+def _accepted(url: str, row: JobRow, outlook: Outlook, view: bytes) -> Answer:
     headers = {
-        "Location": view["status_url"],
+        "Location": url,
         "ETag": render.etag(row, outlook),
         **render.retry_after(row, outlook),
     }
-    return Answer(202, headers, render.dumps(view))
+    return Answer(202, headers, view)
 
 
 async def _until_final(request: Request, job_id: UUID, seconds: int) -> Row[Any] | None:
@@ -136,7 +147,7 @@ async def _until_final(request: Request, job_id: UUID, seconds: int) -> Row[Any]
         return None
 
 
-async def _submit_keyed(request: Request, services: Services, data: bytes) -> Response:
+async def _submit_keyed(request: Request, services: Services, data: bytes) -> Whole:
     """A submit that may have come before. What is not allowed leaves its key free."""
     parsed = await body.worked_on(len(data), body.parse, data)
     claim = await body.worked_on(len(data), idempotency.claim_of, request, data, parsed)
@@ -159,7 +170,7 @@ async def store_keyed(request: Request, claim: Claim, draft: Draft) -> Answer:
     # Not in the transaction: it may have to ask.
     in_queue = await services.waiting.reason_in(draft.row["queue"])
 
-    def answer_of(row: JobRow) -> Answer:
+    def answer_of(row: NewJob) -> Answer:
         return accepted(request, row, services.waiting.of_new(row, in_queue))
 
     row, answer = await services.jobs.submit_keyed(draft, claim, answer_of)
@@ -256,7 +267,7 @@ async def get(request: Request) -> Response:
     else:
         headers["ETag"] = render.etag(row, outlook)
     if conditional.matches(request.headers.get("if-none-match"), headers["ETag"]):
-        return render.Whole(304, headers)
+        return Whole(304, headers)
     if view is None:
         view = render.dumps(render.job_view(row, outlook, request.scope["public_url"]))
     return render.JsonResponse(view, headers=headers)
@@ -375,7 +386,7 @@ async def result(request: Request, job_id: JobId) -> Response:
     row = await services_of(request).jobs.result(caller_of(request).project_id, found)
     headers = {"Cache-Control": "private, no-cache", "ETag": f'"{row.version}"'}
     if conditional.matches(request.headers.get("if-none-match"), headers["ETag"]):
-        return render.Whole(304, headers)
+        return Whole(304, headers)
     view = {"job_id": found, "kind": row.kind, "result": render.result_view(row, request.scope["public_url"])}
     return render.JsonResponse(view, headers=headers)
 

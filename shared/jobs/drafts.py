@@ -24,7 +24,7 @@ from shared.jobs.references import Named
 from shared.kinds.base import InputImage, InputUpload
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one a job: frozen, it would take thrice as long to make
 class Draft:
     """A job as ``queries.submit`` takes it, and the pictures that come with it."""
 
