@@ -11,10 +11,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from contextlib import nullcontext
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from shared.errors import Unavailable
+from shared.patience import Patience
 from shared.turns import Turns
 
 Item = TypeVar("Item")
@@ -70,6 +72,7 @@ class Coalescer(Generic[Item, Result]):
         max_batch: int = 200,
         lanes: int = 1,
         by_turns: bool = False,
+        inline: bool = False,
         max_waiting: int = 20_000,
         is_shared_fault: Callable[[BaseException], bool] = lambda _: False,
         patience: float | None = None,
@@ -80,6 +83,10 @@ class Coalescer(Generic[Item, Result]):
         self._max_waiting = max_waiting
         self._is_shared_fault = is_shared_fault
         self._patience = patience
+        self._inline = inline
+        self._alone_for = nullcontext() if patience is None else Patience(patience)
+        #: Until then, no call is taken to come alone.
+        self._company_until = 0.0
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._busy = 0
         #: Of those lanes, whose batches take long.
@@ -102,6 +109,12 @@ class Coalescer(Generic[Item, Result]):
             Unavailable: too many callers wait already.
             TimeoutError: the batch took longer than the patience.
         """
+        if self._inline:
+            now = time.monotonic()
+            if self._busy or self._waiting:
+                self._company_until = now + _CROWDED_SECONDS
+            elif now >= self._company_until:
+                return await self._alone(item)
         if len(self._waiting) >= self._max_waiting:
             raise Unavailable("Too many requests are waiting; try again in a moment.", retry_after=1)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -109,6 +122,20 @@ class Coalescer(Generic[Item, Result]):
         if self._busy < self._lanes and not self._is_waited_for(0):
             self._open_lane()
         return await future
+
+    async def _alone(self, item: Item) -> Result:
+        """Runs an item in its caller's own task: another one for it costs a lone call a twentieth."""
+        self._busy += 1
+        try:
+            with self._alone_for:
+                [result] = await self._run([item])
+        finally:
+            self._busy -= 1
+            if self._waiting and not self._busy:
+                self._open_lane()
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def _is_waited_for(self, lanes: int) -> bool:
         """By turns, one lane is enough, unless its batch takes long."""

@@ -60,6 +60,7 @@ class JobService:
             self._submit_batch,
             lanes=2,
             by_turns=True,
+            inline=True,
             max_batch=200,
             is_shared_fault=is_unavailable,
             patience=patience,
@@ -68,7 +69,7 @@ class JobService:
         self._keyed_submits = KeyedSubmits(database, self._patience)
         self._webhooks = JobWebhooks(database, settings)
         self._gets: Coalescer[UUID, Row[Any] | None] = Coalescer(
-            self._get_batch, lanes=2, max_batch=500, is_shared_fault=is_unavailable, patience=patience
+            self._get_batch, lanes=2, max_batch=500, inline=True, is_shared_fault=is_unavailable, patience=patience
         )
 
     async def submit(self, project_id: UUID, job: JobSubmit, *, request_id: str | None = None) -> NewJob:
