@@ -34,7 +34,7 @@ class FirstViews:
 
     def of(self, row: NewJob, outlook: Outlook, name: str) -> bytes:
         """What ``dumps(job_view(...))`` makes; ``name`` is the job's id."""
-        if row.warnings or row.expires_at or row.replay_of or row.waiting_until:
+        if row.warnings or row.expires_at or row.replay_of or row.waiting_until:  # few have any
             return dumps(job_view(row, outlook, self._public_url))
         shape = (
             row.kind,
@@ -56,7 +56,7 @@ class FirstViews:
             b"null" if outlook.position is None else b"%d" % outlook.position,
             b"null" if outlook.start is None else dumps(outlook.start._asdict()),
             created,
-            created,
+            created if row.scheduled_at is row.created_at else dumps(row.scheduled_at),
             dumps(row.request_id),
             dumps(row.tags) if row.tags else b"[]",
             dumps(row.metadata) if row.metadata else b"{}",
@@ -73,8 +73,8 @@ class FirstViews:
             id=_ID, created_at=_TIME, scheduled_at=_TIME, request_id=_REQUEST, tags=[], metadata={}
         )
         text = dumps(job_view(like, Outlook(reason), self._public_url)).replace(b"%", b"%%")
-        for value in (_TIME, _REQUEST):
-            text = text.replace(dumps(value), b"%b")
+        for known in (_TIME, _REQUEST):
+            text = text.replace(dumps(known), b"%b")
         for name, value in _EMPTY.items():
             text = text.replace(b'"%b":%b' % (name, value), b'"%b":%%b' % name)
         text = self._texts[shape] = text.replace(str(_ID).encode(), b"%b")

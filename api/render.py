@@ -61,7 +61,9 @@ class Whole(Response):
     @property
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:  # type: ignore[override]
         """As ASGI has them. Not to be changed, so that nobody thinks he did; see ``add``."""
-        return tuple((name, value) for name, _, value in (line.partition(b": ") for line in self._head.splitlines()))
+        return tuple(
+            (name, value) for name, _, value in (line.partition(b": ") for line in self._head.splitlines())
+        )
 
     def add(self, headers: Mapping[str, str]) -> None:
         self._head += _lines(headers)

@@ -58,6 +58,8 @@ class Coalescer(Generic[Item, Result]):
         lanes: batches under way at once at most.
         by_turns: its batches take so long that this process has nothing to do meanwhile: where that helps, callers go
             in two halves, see ``Turns``.
+        inline: a call that comes alone is run in its caller's own task, and called off with it; another task for it costs a
+            lone call a twentieth. Where calls overlap, none is taken to come alone for a moment.
         max_waiting: callers that may wait; beyond it ``Unavailable`` is raised at once.
         is_shared_fault: tells a fault of the outside from a fault of an item.
         patience: seconds that a batch may take. Then its callers, and those who wait for the next one, get
@@ -89,7 +91,7 @@ class Coalescer(Generic[Item, Result]):
         self._company_until = 0.0
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._busy = 0
-        #: Of those lanes, whose batches take long.
+        #: Of those lanes, whose batches take long, and a call that came alone.
         self._late = 0
         #: Callers whose batches are under way.
         self._carried = 0
@@ -124,13 +126,15 @@ class Coalescer(Generic[Item, Result]):
         return await future
 
     async def _alone(self, item: Item) -> Result:
-        """Runs an item in its caller's own task: another one for it costs a lone call a twentieth."""
+        """Runs an item in its caller's own task."""
         self._busy += 1
+        self._late += 1  # who comes meanwhile does not wait for its end
         try:
             with self._alone_for:
                 [result] = await self._run([item])
         finally:
             self._busy -= 1
+            self._late -= 1
             if self._waiting and not self._busy:
                 self._open_lane()
         if isinstance(result, BaseException):

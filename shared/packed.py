@@ -7,6 +7,7 @@ URL, how a connection is made, checked after a pause and read, and its errors.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 
 from redis.asyncio import Redis
@@ -44,11 +45,12 @@ class PackedCommands:
         """
         async with self._slots:
             while self._idle:
-                try:
-                    return await self._exchange(self._idle.pop(), commands)
-                except (RedisConnectionError, OSError):
-                    pass  # Redis was started anew, say, and the others that are held have not noticed either
-            await self._exchange(self._pool.make_connection(), commands)
+                # Where Redis was started anew, say, none of those that are held has noticed.
+                with contextlib.suppress(RedisConnectionError, OSError):
+                    await self._exchange(self._idle.pop(), commands)
+                    return
+            fresh: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+            await self._exchange(fresh, commands)
 
     async def close(self) -> None:
         self._closed = True

@@ -7,6 +7,8 @@ connection is made, waited for and called off, how values become parameters and 
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -20,11 +22,18 @@ from psycopg.errors import error_from_result
 from psycopg.generators import execute
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
+from psycopg.waiting import wait_async
 from sqlalchemy import TextClause
 from sqlalchemy.dialects import postgresql
 
 Connection = psycopg.AsyncConnection[Any]
 RowMaker = Callable[[Iterable[Any]], Any]
+
+log = logging.getLogger(__name__)
+
+#: How often it is looked whether the connection was closed under a statement; psycopg's own.
+_INTERVAL = 0.1
+_CANCEL_SECONDS = 5.0
 
 _DIALECT = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 _GOOD = frozenset({ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK})
@@ -39,8 +48,9 @@ class PreparedConnection:
         self._transformer = Transformer(connection)
         #: By statement and types of its parameters: a number has another type when it is larger.
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
-        # Never one twice: that of a statement whose preparation was called off may be known to the server.
         self._numbers = count()
+        #: What was called off here is being called off at the server; then the connection ends.
+        self._end: asyncio.Task[None] | None = None
 
     @property
     def closed(self) -> bool:
@@ -48,7 +58,7 @@ class PreparedConnection:
 
     @property
     def idle(self) -> bool:
-        """Nothing is under way, or left over from what was called off."""
+        """Nothing is under way."""
         return self._libpq.transaction_status == TransactionStatus.IDLE
 
     @property
@@ -95,7 +105,19 @@ class PreparedConnection:
 
     async def close(self) -> None:
         """Whatever still runs here ends with ``OperationalError``."""
-        await self._connection.close()
+        if self._end is None:  # else it is on its way
+            await self._connection.close()
+
+    async def _call_off(self) -> None:
+        """Tells the server. Nobody waits for that: it may hang, and then answers not even a cancel."""
+        try:
+            await self._connection.cancel_safe(timeout=_CANCEL_SECONDS)
+        except psycopg.Error as error:
+            log.warning(
+                "a statement was called off, and the server could not be told (%s)", type(error).__name__
+            )
+        finally:
+            await self._connection.close()
 
     async def _prepare(self, key: tuple[str, tuple[int, ...]]) -> bytes:
         name = b"plantain_%d" % next(self._numbers)
@@ -110,7 +132,11 @@ class PreparedConnection:
         Raises:
             psycopg.Error: that it was wrong, or that it has gone.
         """
-        results: list[PGresult] = await self._connection.wait(execute(self._libpq))
+        try:
+            results: list[PGresult] = await wait_async(execute(self._libpq), self._libpq.socket, _INTERVAL)
+        except asyncio.CancelledError:
+            self._end = asyncio.create_task(self._call_off())
+            raise
         for result in results:
             if result.status == ExecStatus.FATAL_ERROR:
                 raise without_values(error_from_result(result))

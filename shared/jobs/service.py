@@ -55,7 +55,7 @@ class JobService:
         #: Beyond the statement timeout: only a server that hangs takes longer.
         patience = self._patience = settings.database_statement_timeout + 1
         days = settings.retention_days
-        self._keep_seconds = None if days is None else days * 24 * 3600
+        self._keep_seconds = None if days is None else days * 24 * 3600.0
         self._submits: Coalescer[dict[str, Any], NewJob] = Coalescer(
             self._submit_batch,
             lanes=2,
@@ -69,7 +69,12 @@ class JobService:
         self._keyed_submits = KeyedSubmits(database, self._patience)
         self._webhooks = JobWebhooks(database, settings)
         self._gets: Coalescer[UUID, Row[Any] | None] = Coalescer(
-            self._get_batch, lanes=2, max_batch=500, inline=True, is_shared_fault=is_unavailable, patience=patience
+            self._get_batch,
+            lanes=2,
+            max_batch=500,
+            inline=True,
+            is_shared_fault=is_unavailable,
+            patience=patience,
         )
 
     async def submit(self, project_id: UUID, job: JobSubmit, *, request_id: str | None = None) -> NewJob:

@@ -200,7 +200,8 @@ class Attempt(Base):
 
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    project_id: Mapped[ProjectId]
+    #: As its job has it: that one refers to the project, and a second reference would be looked up with each row.
+    project_id: Mapped[UUID]
     worker: Mapped[str] = mapped_column(Text)
     claimed_at: Mapped[CreatedAt]
     #: Written just before the provider is called; from then on it may be billed.
@@ -236,7 +237,8 @@ class JobEvent(Base):
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    project_id: Mapped[ProjectId]
+    #: As its job has it: that one refers to the project, and a second reference would be looked up with each row.
+    project_id: Mapped[UUID]
     job_id: Mapped[UUID | None]
     version: Mapped[int | None]
     batch_id: Mapped[UUID | None]

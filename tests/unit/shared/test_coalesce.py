@@ -286,3 +286,61 @@ async def test_patience_ends_the_wait_of_the_batch_and_of_those_behind_it() -> N
     recorder.gate.set()
     assert await coalescer(3) == 6
     assert recorder.batches == [[1], [3]]
+
+
+async def test_a_lone_call_runs_in_its_callers_task_and_the_next_one_too() -> None:
+    recorder, tasks = Recorder(), []
+
+    async def run(items: Sequence[int]) -> Sequence[int | BaseException]:
+        tasks.append(asyncio.current_task())
+        return await recorder.run(items)
+
+    coalescer: Coalescer[int, int] = Coalescer(run, inline=True)
+    assert [await coalescer(1), await coalescer(2)] == [2, 4]
+    with pytest.raises(ValueError, match="unlucky"):
+        await coalescer(13)
+    assert tasks == [asyncio.current_task()] * 3
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+async def test_who_comes_while_a_lone_call_is_under_way_shares(lanes: int) -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    coalescer: Coalescer[int, int] = Coalescer(recorder.run, inline=True, lanes=lanes)
+    first = asyncio.create_task(coalescer(1))
+    await begun(recorder)
+    others = [asyncio.create_task(coalescer(number)) for number in (2, 3)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert recorder.batches == ([[1]] if lanes == 1 else [[1], [2, 3]])
+    recorder.gate.set()
+    assert await asyncio.gather(first, *others) == [2, 4, 6]
+    assert recorder.batches == [[1], [2, 3]]
+    # They will come again: none is alone now.
+    assert await asyncio.gather(*(coalescer(number) for number in (4, 5))) == [8, 10]
+    assert recorder.batches[2:] == [[4, 5]]
+
+
+async def test_a_lone_call_that_hangs_times_out_and_others_go_on() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    coalescer: Coalescer[int, int] = Coalescer(recorder.run, inline=True, patience=0.1)
+    for _ in range(2):
+        with pytest.raises(TimeoutError, match=r"no answer within 0\.1 s"):
+            await coalescer(1)
+    recorder.gate.set()
+    assert await coalescer(1) == 2
+
+
+async def test_a_lone_caller_who_goes_leaves_the_lane_to_others() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    coalescer: Coalescer[int, int] = Coalescer(recorder.run, inline=True)
+    first = asyncio.create_task(coalescer(1))
+    await begun(recorder)
+    second = asyncio.create_task(coalescer(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    recorder.gate.set()
+    async with asyncio.timeout(PATIENCE):
+        assert await second == 4

@@ -1,0 +1,87 @@
+"""A new job's view is made from a text that is kept; it must be the one that is built value by value."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.first_views import FirstViews
+from api.render import dumps, job_view
+from shared.jobs.outlook import Outlook, Start
+from shared.jobs.queries import NewJob
+from shared.jobs.status import WaitingReason
+
+_URL = "https://100%25.example/%b/%"
+_NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
+_times = st.datetimes(timezones=st.just(UTC), min_value=datetime(2000, 1, 1), max_value=datetime(2100, 1, 1))  # noqa: DTZ001
+#: What could be taken for a place of its own in the text, or end one.
+_words = st.text(max_size=20) | st.sampled_from(
+    ['"', "%b", "%%", "\1", '"tags":[]', '"metadata":{}', "null", '"queue_position":null']
+)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> NewJob:
+    now = draw(_times)
+    later = draw(st.none() | _times)
+    return NewJob(
+        id=draw(st.uuids()),
+        project_id=UUID(int=1),
+        kind=draw(st.sampled_from(["text.generate", "image.generate"])),
+        model=draw(st.sampled_from(["gemini-flash", "nano-banana", "100%"])),
+        priority=draw(st.sampled_from(["interactive", "standard", "batch"])),
+        queue="text.standard",
+        warnings=draw(
+            st.just([]) | st.just([{"pointer": "/input/seed", "code": "ignored", "message": "50 %"}])
+        ),
+        max_attempts=draw(st.integers(1, 20)),
+        timeout_seconds=draw(st.sampled_from([300.0, 0.5])),
+        on_unknown=draw(st.sampled_from(["retry", "fail"])),
+        created_at=now,
+        scheduled_at=draw(st.just(now) | _times) if later is None else later,
+        expires_at=draw(st.none() | _times),
+        waiting_reason=None if later is None else "scheduled",
+        waiting_until=later,
+        tags=draw(st.lists(_words, max_size=3)),
+        metadata=draw(st.dictionaries(_words, _words, max_size=3)),
+        replay_of=draw(st.none() | st.uuids()),
+        keep_seconds=draw(st.none() | st.floats(1, 1e9)),
+        stream=draw(st.booleans()),
+        request_id=draw(st.none() | _words),
+    )
+
+
+@st.composite
+def outlooks(draw: st.DrawFn) -> Outlook:
+    reason = draw(st.sampled_from([*WaitingReason]))
+    start = draw(st.none() | st.builds(Start, _times, _times))
+    return Outlook(
+        reason, draw(st.none() | st.integers(1, 200_000)), start, None, draw(st.none() | st.floats(0, 100))
+    )
+
+
+@given(st.lists(st.tuples(rows(), outlooks()), min_size=1, max_size=5))
+def test_it_is_the_one_that_is_built(made: list[tuple[NewJob, Outlook]]) -> None:
+    views = FirstViews(_URL)
+    for row, outlook in made:
+        assert views.of(row, outlook, str(row.id)) == dumps(job_view(row, outlook, _URL))
+
+
+def test_clients_cannot_make_it_keep_texts_for_ever() -> None:
+    views = FirstViews("")
+    for number in range(2000):
+        row = _plain(keep_seconds=float(number + 1), created_at=_NOW + timedelta(seconds=number))
+        assert b'"keep_for":%d.0' % (number + 1) in views.of(row, Outlook(), str(row.id))
+    assert len(views._texts) <= 500
+
+
+def _plain(**changed: Any) -> NewJob:
+    row = NewJob(
+        UUID(int=2), UUID(int=1), "text.generate", "gemini-flash", "standard", "text.standard", [], 5, 300.0, "retry",
+        _NOW, _NOW, None, None, None,
+    )  # fmt: skip
+    return row._replace(**changed)
