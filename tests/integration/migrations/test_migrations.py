@@ -247,7 +247,7 @@ def test_what_belongs_to_a_project_says_to_which(url: str) -> None:
         "SELECT conrelid::regclass::text FROM pg_constraint WHERE contype = 'f' AND confrelid = 'projects'::regclass",
     )
     # Their job, or delivery, says it already, and each reference is checked with every row.
-    known = {"job_labels", "job_prompts", "webhook_attempts"}
+    known = {"attempts", "job_events", "job_labels", "job_prompts", "webhook_attempts"}
     assert {name for (name,) in references} == TABLES - WITHOUT_PROJECT - known
 
 

@@ -113,6 +113,31 @@ async def test_no_value_of_a_header_can_become_another_header(client: Client) ->
     assert "X-Other" not in "".join(head)
 
 
+async def test_another_server_gets_the_same_as_asgi_has_it() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError("nothing is read")
+
+    answer = JsonResponse({"a": 1}, headers={"ETag": 'W/"7: 8"'})
+    answer.add({"Preference-Applied": "wait=0"})
+    with pytest.raises(AttributeError):
+        answer.headers["X-Lost"] = "1"  # it would be: these are made when they are asked for
+    await answer({"type": "http"}, receive, send)
+    assert sent[0]["status"] == 200
+    assert dict(sent[0]["headers"]) == {
+        b"cache-control": b"no-store",
+        b"etag": b'W/"7: 8"',
+        b"content-type": b"application/json",
+        b"content-length": b"7",
+        b"preference-applied": b"wait=0",
+    }
+    assert sent[1]["body"] == b'{"a":1}'
+
+
 async def test_a_connection_is_kept_while_it_is_used_and_closed_when_it_is_not(client: Client) -> None:
     for number in range(4):
         client.send(f"GET /{number}")
