@@ -165,8 +165,8 @@ def is_unavailable(error: BaseException) -> bool:
     if state is None:  # the connection failed before the server could answer
         return isinstance(original, psycopg.OperationalError | psycopg.InterfaceError)
     # 08 connection, 53 out of resources, 57 shut down or cancelled, 58 disk;
-    # 25006 read-only, 25P03 this process stood still in a transaction, 55P03 lock timeout
-    return state[:2] in {"08", "53", "57", "58"} or state in {"25006", "25P03", "55P03"}
+    # 25006 read-only, 25P03 this process stood still in a transaction, 40P01 deadlock, 55P03 lock timeout
+    return state[:2] in {"08", "53", "57", "58"} or state in {"25006", "25P03", "40P01", "55P03"}
 
 
 def no_writes(error: BaseException) -> Literal["read_only", "full"] | None:

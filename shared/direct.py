@@ -55,6 +55,8 @@ class DirectConnections:
         self._slots = asyncio.Semaphore(size)
         #: Each with the monotonic time of its last use; the one used last is taken first.
         self._idle: deque[tuple[float, PreparedConnection]] = deque()
+        #: Connections on which something is being called off.
+        self._ends: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def execute(self, statement: TextClause, parameters: Mapping[str, Any]) -> list[Any]:
@@ -98,11 +100,14 @@ class DirectConnections:
             await connection.begin()
             yield connection
         finally:
-            await connection.close()
+            await self._end(connection)
 
     async def close(self) -> None:
+        """Closes what is idle, and waits for what is being called off: else it would go on at the server."""
         self._closed = True
         await self._close_idle()
+        if self._ends:
+            await asyncio.wait(self._ends)
 
     async def _close_idle(self) -> None:
         while self._idle:
@@ -116,7 +121,7 @@ class DirectConnections:
                 alive = await _is_alive(connection, time.monotonic() - used)
             finally:
                 if not alive:
-                    await connection.close()
+                    await self._end(connection)
             if alive:
                 return connection
         return await self._open()
@@ -126,7 +131,13 @@ class DirectConnections:
         if connection.idle and not self._closed:
             self._idle.append((time.monotonic(), connection))
         else:
-            await connection.close()
+            await self._end(connection)
+
+    async def _end(self, connection: PreparedConnection) -> None:
+        await connection.close()
+        if connection.end is not None:
+            self._ends.add(connection.end)
+            connection.end.add_done_callback(self._ends.discard)
 
     async def _open(self) -> PreparedConnection:
         connection = await psycopg.AsyncConnection[Any].connect(autocommit=True, **self._options)

@@ -37,8 +37,8 @@ class PackedCommands:
     async def send(self, commands: Sequence[bytes]) -> None:
         """Sends them in one piece and waits until Redis has done each; what they answer is left aside.
 
-        After an error, any of them may have been done, or not. One that breaks a connection which was there before is
-        sent once more on a new one: so it must do no harm twice.
+        After an error, any of them may have been done, or not. Where a connection that was there before breaks, they are sent
+        once more on another one, at last on a new one: so they must do no harm twice.
 
         Raises:
             RedisError, OSError: one was refused, or Redis is away.

@@ -14,7 +14,7 @@ class Patience:
     there still is one that it was set for. Blocks must not overlap.
     """
 
-    __slots__ = ("_cancelling", "_loop", "_seconds", "_task", "_timer", "_until")
+    __slots__ = ("_cancelling", "_late", "_loop", "_seconds", "_task", "_timer", "_until")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -22,13 +22,16 @@ class Patience:
         #: Of the block that is under way.
         self._task: asyncio.Task[Any] | None = None
         self._until = 0.0
-        #: How often its task was cancelled before the timer did; None: the timer has not.
-        self._cancelling: int | None = None
+        #: How often its task had been cancelled when it began, and whether the timer did so since.
+        self._cancelling = 0
+        self._late = False
 
     def __enter__(self) -> None:
         assert self._task is None, "one block at a time"
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancelling, self._late = self._task.cancelling(), False
         self._until = self._loop.time() + self._seconds
         if self._timer is None:
             self._timer = self._loop.call_at(self._until, self._look)
@@ -37,12 +40,10 @@ class Patience:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
-        before, self._cancelling = self._cancelling, None
-        if before is None:
+        if not self._late or task is None:
             return
-        assert task is not None
-        # Somebody else may have cancelled it, too: then that holds.
-        if task.uncancel() <= before and kind is asyncio.CancelledError:
+        # Somebody else may have cancelled it, too, before or after: then that holds.
+        if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError(f"no answer within {self._seconds:g} s") from error
 
     def _look(self) -> None:
@@ -52,5 +53,5 @@ class Patience:
         if self._loop.time() < self._until:
             self._timer = self._loop.call_at(self._until, self._look)
         else:
-            self._cancelling = self._task.cancelling()
+            self._late = True
             self._task.cancel()

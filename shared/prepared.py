@@ -49,7 +49,7 @@ class PreparedConnection:
         #: By statement and types of its parameters: a number has another type when it is larger.
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._numbers = count()
-        #: What was called off here is being called off at the server; then the connection ends.
+        #: Calls off at the server what was called off here; then the connection ends.
         self._end: asyncio.Task[None] | None = None
 
     @property
@@ -58,8 +58,8 @@ class PreparedConnection:
 
     @property
     def idle(self) -> bool:
-        """Nothing is under way."""
-        return self._libpq.transaction_status == TransactionStatus.IDLE
+        """Nothing is under way, or being called off."""
+        return self._end is None and self._libpq.transaction_status == TransactionStatus.IDLE
 
     @property
     def socket(self) -> int:
@@ -97,16 +97,21 @@ class PreparedConnection:
 
     async def begin(self) -> None:
         """What follows is one transaction. Raises: psycopg.Error."""
-        await self._connection.execute("BEGIN")
+        await self._simple(b"BEGIN")
 
     async def ping(self) -> None:
         """Raises: psycopg.Error: the server is away."""
-        await self._connection.execute("SELECT 1")
+        await self._simple(b"SELECT 1")
 
     async def close(self) -> None:
-        """Whatever still runs here ends with ``OperationalError``."""
-        if self._end is None:  # else it is on its way
+        """Whatever still runs here ends with ``OperationalError``; what is being called off ends by itself, see ``end``."""
+        if self._end is None:
             await self._connection.close()
+
+    @property
+    def end(self) -> asyncio.Task[None] | None:
+        """Done when what was called off here is, at the server too; None: nothing was."""
+        return self._end
 
     async def _call_off(self) -> None:
         """Tells the server. Nobody waits for that: it may hang, and then answers not even a cancel."""
@@ -118,6 +123,10 @@ class PreparedConnection:
             )
         finally:
             await self._connection.close()
+
+    async def _simple(self, sql: bytes) -> None:
+        self._libpq.send_query(sql)
+        await self._result()
 
     async def _prepare(self, key: tuple[str, tuple[int, ...]]) -> bytes:
         name = b"plantain_%d" % next(self._numbers)

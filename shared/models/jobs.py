@@ -237,7 +237,7 @@ class JobEvent(Base):
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    #: As its job has it: that one refers to the project, and a second reference would be looked up with each row.
+    #: No reference, which would be looked up with each row: its job has one. (A batch's event and a notice have none.)
     project_id: Mapped[UUID]
     job_id: Mapped[UUID | None]
     version: Mapped[int | None]

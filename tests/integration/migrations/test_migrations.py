@@ -176,6 +176,38 @@ def test_a_locked_table_makes_the_migration_fail_soon(empty_database_url: str) -
     }
 
 
+def test_references_go_while_jobs_are_submitted(empty_database_url: str) -> None:
+    """A submit has its event's table and then asks for its project: who held that would make one of them fail."""
+    alembic(empty_database_url, "upgrade", "0012")
+    notice = "INSERT INTO job_events (project_id, type, data) VALUES (gen_random_uuid(), 'x', '{}')"
+    with (
+        psycopg.connect(empty_database_url) as submit,
+        psycopg.connect(empty_database_url, autocommit=True) as other,
+    ):
+        submit.execute("LOCK TABLE job_events IN ROW EXCLUSIVE MODE")
+        process = start(empty_database_url, "upgrade", "0013")
+        while not other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall():
+            assert process.poll() is None, finish(process)
+            time.sleep(0.01)
+        submit.execute("LOCK TABLE attempts, projects IN ROW SHARE MODE")
+        submit.rollback()
+    status, printed = finish(process)
+    assert status == 0, printed
+    # It may have ended after the references were gone, and before it was noted.
+    with psycopg.connect(empty_database_url, autocommit=True) as other:
+        other.execute("UPDATE alembic_version SET version_num = '0012'")
+        alembic(empty_database_url, "upgrade", "0013")
+        # Nothing stops a notice without a project now; on the way back it goes.
+        other.execute(notice)
+        alembic(empty_database_url, "downgrade", "0012")
+        assert other.execute("SELECT count(*) FROM job_events").fetchall() == [(0,)]
+    constraint = "SELECT convalidated FROM pg_constraint WHERE conname LIKE 'fk_%_project_id_projects' AND conrelid IN "
+    assert (
+        ask(empty_database_url, constraint + "('job_events'::regclass, 'attempts'::regclass)")
+        == [(True,)] * 2
+    )
+
+
 def test_two_migrations_at_once(empty_database_url: str) -> None:
     both = [start(empty_database_url, "upgrade", "head") for _ in range(2)]
     for process in both:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import psycopg
 import pytest
 from sqlalchemy import text
 
+from shared.config import Settings
 from shared.db import Database
 
 _WHO = text("SELECT pg_backend_pid() AS pid")
@@ -45,3 +48,41 @@ async def test_a_cancelled_statement_leaves_no_answer_to_the_next(database: Data
         await call
     [row] = await database.direct.execute(text("SELECT 2 AS n"), {})
     assert row.n == 2
+
+
+async def test_a_server_that_hangs_keeps_nobody_who_is_called_off(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor where the connection was idle for so long that it is asked first whether it lives."""
+    monkeypatch.setattr("shared.direct._TRUSTED_SECONDS", 0)
+    [row] = await database.direct.execute(_WHO, {})
+    os.kill(row.pid, signal.SIGSTOP)
+    try:
+        call = asyncio.create_task(database.direct.execute(_WHO, {}))
+        await asyncio.sleep(0.1)
+        call.cancel()
+        async with asyncio.timeout(1):
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        [other] = await database.direct.execute(_WHO, {})
+        assert other.pid != row.pid
+    finally:
+        os.kill(row.pid, signal.SIGCONT)
+
+
+async def test_the_end_waits_until_what_was_called_off_has_ended_at_the_server(settings: Settings) -> None:
+    database, other = Database(settings), Database(settings)
+    call = asyncio.create_task(database.direct.execute(text("SELECT pg_sleep(60)"), {}))
+    await asyncio.sleep(0.2)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await database.direct.close()
+    assert (
+        await other.direct.execute(
+            text("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"), {}
+        )
+        == []
+    )
+    await database.close()
+    await other.close()

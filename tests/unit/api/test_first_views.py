@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +72,57 @@ def test_it_is_the_one_that_is_built(made: list[tuple[NewJob, Outlook]]) -> None
         assert views.of(row, outlook, str(row.id)) == dumps(job_view(row, outlook, _URL))
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"kind": "image.generate"},
+        {"model": "nano-banana"},
+        {"priority": "batch"},
+        {"max_attempts": 7},
+        {"timeout_seconds": 7.0},
+        {"on_unknown": "fail"},
+        {"keep_seconds": 7.0},
+        {"stream": True},
+        {"reason": WaitingReason.NO_WORKERS},
+        {"position": 7},
+        {"start": Start(_NOW, _NOW + timedelta(seconds=7))},
+        {"id": UUID(int=7)},
+        {"created_at": _NOW + timedelta(seconds=7)},
+        {"scheduled_at": _NOW - timedelta(seconds=7)},
+        {"request_id": "seven"},
+        {"tags": ["seven"]},
+        {"metadata": {"n": "7"}},
+        {"warnings": [{"pointer": "/input/seed", "code": "ignored", "message": "7"}]},
+        {"expires_at": _NOW},
+        {"waiting_until": _NOW, "waiting_reason": "scheduled"},
+        {"replay_of": UUID(int=7)},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_text_that_is_kept_serves_no_job_of_another_shape(changed: dict[str, Any]) -> None:
+    outlook = Outlook(WaitingReason.IN_QUEUE)
+    of_outlook = {name: changed.pop(name) for name in ("reason", "position", "start") if name in changed}
+    views, other = FirstViews(_URL), outlook._replace(**of_outlook)
+    seen = []
+    for row, its in ((_plain(), outlook), (_plain(**changed), other), (_plain(), outlook)):
+        seen.append(views.of(row, its, str(row.id)))
+        assert seen[-1] == dumps(job_view(row, its, _URL))
+    assert seen[0] == seen[2] != seen[1]
+
+
+def test_all_that_a_view_shows_is_looked_at() -> None:
+    """A column that is new jobs' own, and shown, must be a place in the text or part of its shape."""
+    constant = {
+        "project_id", "queue", "batch_id", "batch_index", "state", "version", "attempt", "snoozes", "started_at", "finished_at",
+        "cancel_requested_at", "error", "provider", "upstream_model", "model_version", "usage", "cost_usd", "elapsed",
+    }  # fmt: skip
+    looked_at = {
+        "id", "kind", "model", "priority", "warnings", "max_attempts", "timeout_seconds", "on_unknown", "created_at", "scheduled_at",
+        "expires_at", "waiting_reason", "waiting_until", "tags", "metadata", "replay_of", "keep_seconds", "stream", "request_id",
+    }  # fmt: skip
+    assert set(NewJob._fields) == constant | looked_at
+
+
 def test_clients_cannot_make_it_keep_texts_for_ever() -> None:
     views = FirstViews("")
     for number in range(2000):
@@ -84,4 +136,4 @@ def _plain(**changed: Any) -> NewJob:
         UUID(int=2), UUID(int=1), "text.generate", "gemini-flash", "standard", "text.standard", [], 5, 300.0, "retry",
         _NOW, _NOW, None, None, None,
     )  # fmt: skip
-    return row._replace(**changed)
+    return row._replace(**{"tags": [], "metadata": {}} | changed)

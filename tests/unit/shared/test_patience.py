@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -53,6 +54,25 @@ async def test_who_cancels_for_another_reason_gets_no_timeout() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_who_was_cancelled_before_it_is_late_gets_no_timeout() -> None:
+    patience = Patience(0.05)
+
+    async def waiting() -> None:
+        with patience:
+            try:
+                await asyncio.sleep(30)
+            finally:
+                with contextlib.suppress(asyncio.CancelledError):  # the timer's
+                    await asyncio.sleep(1)
+
+    task = asyncio.create_task(waiting())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
 
 
 async def test_both_at_once_is_a_cancel() -> None:
