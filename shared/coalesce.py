@@ -1,4 +1,4 @@
-"""Many calls, one statement (``Coalescer``); many askers, one answer (``SingleFlight``).
+"""Many calls, one statement (``Coalescer``); many askers, one answer (``SingleFlight``, ``FreshFlight``).
 
 While a batch is under way, the calls that arrive are collected; the next batch carries them all.
 A lone call starts at once and waits for nothing. Under load, one statement, one commit and one round trip serve many
@@ -287,6 +287,39 @@ class SingleFlight(Generic[Key, Result]):
         self._under_way.pop(key, None)
         if not task.cancelled():
             task.exception()  # seen, even where nobody waited for it any more
+
+
+class FreshFlight(Generic[Key, Result]):
+    """As ``SingleFlight``, for answers that must not be older than their questions.
+
+    Who asks while a run for his key is under way waits for the next one, and shares that with all who ask meanwhile.
+    """
+
+    def __init__(self, run: Callable[[Key], Coroutine[Any, Any, Result]]) -> None:
+        self._run = run
+        #: By key, runs that have begun, and those that wait for their end.
+        self._under_way: dict[Key, asyncio.Task[Result]] = {}
+        self._next: dict[Key, asyncio.Task[Result]] = {}
+
+    async def __call__(self, key: Key) -> Result:
+        task = self._next.get(key)
+        if task is None:
+            before = self._under_way.get(key)
+            runs = self._under_way if before is None else self._next
+            task = runs[key] = asyncio.create_task(self._fly(key, before), context=Context())
+            task.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )  # seen, if nobody waits any more
+        return await asyncio.shield(task)
+
+    async def _fly(self, key: Key, before: asyncio.Task[Result] | None) -> Result:
+        if before is not None:
+            await asyncio.wait({before})
+            self._under_way[key] = self._next.pop(key)
+        try:
+            return await self._run(key)
+        finally:
+            del self._under_way[key]
 
 
 def _settle(future: asyncio.Future[Result], result: Result | BaseException) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row
 
+from shared.coalesce import FreshFlight
 from shared.config import Settings
 from shared.db import Database, within
 from shared.jobs import queries, search, totals
@@ -23,6 +25,9 @@ from shared.wakeups import Wakeups
 _CANCEL_BATCH = 200
 _CANCEL_ALL_SECONDS = 5.0
 
+#: What a summary is of: project, the times that bound its final jobs, batch.
+Asked = tuple[UUID, datetime | None, datetime | None, UUID | None]
+
 
 class JobLists:
     """One a process. Everything is within one project."""
@@ -33,6 +38,7 @@ class JobLists:
         self._waiting = waiting
         #: Beyond the statement timeout: only a server that hangs takes longer.
         self._patience = settings.database_statement_timeout + 1
+        self._summaries: FreshFlight[Asked, dict[str, Any]] = FreshFlight(self._summarise)
 
     async def page(self, project_id: UUID, query: JobQuery) -> tuple[list[Row[Any]], str | None]:
         """A page and the cursor of the next one.
@@ -50,14 +56,20 @@ class JobLists:
         return page.rows, cursor_of(page.next) if page.next else None
 
     async def summary(self, project_id: UUID, query: SummaryQuery) -> dict[str, Any]:
-        """``JobsSummary``: what the project's jobs are, why they wait, and what they cost."""
+        """``JobsSummary``: what the project's jobs are, why they wait, and what they cost.
+
+        Counted anew for whoever asks, and once for all who ask the same while it is counted for others.
+        """
+        return await self._summaries((project_id, query.finished_after, query.finished_before, query.batch))
+
+    async def _summarise(self, asked: Asked) -> dict[str, Any]:
+        project_id, *window, batch = asked
 
         async def read() -> tuple[Sequence[Row[Any]], Sequence[Row[Any]]]:
             async with self._database.transaction() as db:
                 await db.execute(totals.ONE_SNAPSHOT)
-                window = (query.finished_after, query.finished_before)
-                if query.batch is not None:
-                    return await totals.of_batch(db, project_id, query.batch, *window)
+                if batch is not None:
+                    return await totals.of_batch(db, project_id, batch, *window)
                 return await totals.of_project(db, project_id, *window)
 
         ended, live = await within(self._patience, read())

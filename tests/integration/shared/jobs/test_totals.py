@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import Row
+from sqlalchemy import Row, text
 
 from shared.jobs import counting, search, totals
 from shared.jobs.status import State
@@ -233,3 +233,20 @@ async def test_prompts_are_copied_once_they_are_settled(jobs: Jobs) -> None:
         async with jobs.database.transaction() as db:
             assert await counting.copy_prompts(db, chars=search.PROMPT_CHARS) == expected
     assert [len(row.prompt) for row in await jobs.ask("SELECT prompt FROM job_prompts")] == [2000]
+
+
+async def test_live_jobs_are_not_sorted_to_be_counted(jobs: Jobs) -> None:
+    """Where statistics know of no queued jobs, the planner takes thousands for one."""
+    await finished(jobs, *[State.SUCCEEDED] * 20)
+    await jobs.run("ANALYZE jobs")
+    await jobs.add_many(200)
+    plans = []
+    for settings in ([], [totals._PLANNING]):
+        async with jobs.database.transaction() as db:
+            for statement in settings:
+                await db.execute(statement)
+            explain = text(f"EXPLAIN {totals._LIVE}")
+            plans.append("\n".join((await db.execute(explain, {"project_id": jobs.project_id})).scalars()))
+    assert "HashAggregate" not in plans[0], "then this test says nothing"
+    assert "HashAggregate" in plans[1]
+    assert "Sort" not in plans[1]
