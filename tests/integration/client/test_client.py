@@ -156,7 +156,7 @@ class TestErrors:
         client = Plantain(f"http://127.0.0.1:{proxy.port}", key, retries=Retries(tries=2, first=0.01))
         with client, pytest.raises(NoAnswer, match=r"GET /api/v1/jobs/1: .* after 2 tries") as caught:
             client.get("1")
-        secret = key.rpartition("_")[2]
+        secret = key.split("_", 2)[2]  # it may hold more of them
         cause = caught.value.__cause__
         assert secret not in f"{client!r} {caught.value!r} {caught.value} {cause!r} {vars(caught.value)}"
         assert secret not in repr(getattr(cause, "request").headers)  # noqa: B009
