@@ -46,8 +46,8 @@ _SOON = {"Retry-After": str(_RETRY_SECONDS)}
 class Whole(Response):
     """An answer that is sent in one step where the server can (``api.cycle``).
 
-    Args:
-        headers: names and values; whose are wrong ends in ``RuntimeError``.
+    Raises:
+        RuntimeError: a header holds what would end it.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:

@@ -49,8 +49,8 @@ class PreparedConnection:
         #: By statement and types of its parameters: a number has another type when it is larger.
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._numbers = count()
-        #: Calls off at the server what was called off here; then the connection ends.
-        self._end: asyncio.Task[None] | None = None
+        #: Calls off at the server what was called off here, and then closes the connection; None: nothing was.
+        self.end: asyncio.Task[None] | None = None
 
     @property
     def closed(self) -> bool:
@@ -59,7 +59,7 @@ class PreparedConnection:
     @property
     def idle(self) -> bool:
         """Nothing is under way, or being called off."""
-        return self._end is None and self._libpq.transaction_status == TransactionStatus.IDLE
+        return self.end is None and self._libpq.transaction_status == TransactionStatus.IDLE
 
     @property
     def socket(self) -> int:
@@ -105,13 +105,8 @@ class PreparedConnection:
 
     async def close(self) -> None:
         """Whatever still runs here ends with ``OperationalError``; what is being called off ends by itself, see ``end``."""
-        if self._end is None:
+        if self.end is None:
             await self._connection.close()
-
-    @property
-    def end(self) -> asyncio.Task[None] | None:
-        """Done when what was called off here is, at the server too; None: nothing was."""
-        return self._end
 
     async def _call_off(self) -> None:
         """Tells the server. Nobody waits for that: it may hang, and then answers not even a cancel."""
@@ -144,7 +139,7 @@ class PreparedConnection:
         try:
             results: list[PGresult] = await wait_async(execute(self._libpq), self._libpq.socket, _INTERVAL)
         except asyncio.CancelledError:
-            self._end = asyncio.create_task(self._call_off())
+            self.end = asyncio.create_task(self._call_off())
             raise
         for result in results:
             if result.status == ExecStatus.FATAL_ERROR:

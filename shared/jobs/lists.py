@@ -60,7 +60,9 @@ class JobLists:
 
         Counted anew for whoever asks, and once for all who ask the same while it is counted for others.
         """
-        return await self._summaries((project_id, query.finished_after, query.finished_before, query.batch))
+        asked = (project_id, query.finished_after, query.finished_before, query.batch)
+        # Who waits for the next count waits no longer than others where the server hangs.
+        return await within(self._patience, self._summaries(asked))
 
     async def _summarise(self, asked: Asked) -> dict[str, Any]:
         project_id, *window, batch = asked

@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.jobs.search import plan_each_time
 from shared.jobs.status import State
 
 #: A window in whole hours, and the days within it that have been added up. As text: ``infinity`` is no Python datetime.
@@ -31,13 +32,6 @@ _BOUNDS = text("""
 
 #: Or a job that ends in between would be counted twice, or not at all.
 ONE_SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-
-#: Each project has its own plan; and rows are hashed to be grouped: where statistics know of no queued jobs, the planner would
-#: sort thousands of them.
-_PLANNING = text(
-    "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true), "
-    "set_config('enable_sort', 'off', true)"
-)
 
 #: A day stands for its first hour here: today is no day that has been added up.
 _ENDED = """
@@ -117,7 +111,7 @@ async def of_project(
     live by ``queue`` and ``waiting_reason``, too; ``oldest`` in seconds.
     """
     bounds = (await db.execute(_BOUNDS, _window(since, until))).mappings().one()
-    await db.execute(_PLANNING)
+    await plan_each_time(db, sort=False)
     ended = _ENDED_EVER if since is None else _ENDED_SINCE
     return (
         list(await db.execute(ended, {"project_id": project_id, **bounds})),
@@ -130,7 +124,7 @@ async def of_batch(
 ) -> Counted:
     """The same of one batch: counted anew, as no totals know of it."""
     given = {"project_id": project_id, "batch": batch}
-    await db.execute(_PLANNING)
+    await plan_each_time(db, sort=False)
     return (
         list(await db.execute(_ENDED_OF_BATCH, {**given, **_window(since, until)})),
         list(await db.execute(_LIVE_OF_BATCH, given)),

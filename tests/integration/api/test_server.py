@@ -37,7 +37,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
 class Server:
     def __init__(self, settings: Settings, log: Path, *, under: Sequence[str] = (), **more: str) -> None:
         # Claimed: a server of another test that starts at this moment must not be taken for this one.
-        self.port = next(port for port in iter(ports.free_port, None) if ports.claim(port))
+        self.port = ports.claim_next(ports.free_port())
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(

@@ -5,10 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 from shared.patience import Patience
+
+
+async def cancelled(waiting: Coroutine[Any, Any, None]) -> None:
+    """Who is cancelled soon after he began ends as cancelled."""
+    task = asyncio.create_task(waiting)
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
 
 
 async def test_a_block_in_time_is_left_alone_and_one_that_is_late_ends() -> None:
@@ -49,11 +61,7 @@ async def test_who_cancels_for_another_reason_gets_no_timeout() -> None:
         with patience:
             await asyncio.sleep(30)
 
-    task = asyncio.create_task(waiting())
-    await asyncio.sleep(0.01)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled(waiting())
 
 
 async def test_who_was_cancelled_before_it_is_late_gets_no_timeout() -> None:
@@ -67,12 +75,7 @@ async def test_who_was_cancelled_before_it_is_late_gets_no_timeout() -> None:
                 with contextlib.suppress(asyncio.CancelledError):  # the timer's
                     await asyncio.sleep(1)
 
-    task = asyncio.create_task(waiting())
-    await asyncio.sleep(0.01)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert task.cancelled()
+    await cancelled(waiting())
 
 
 async def test_both_at_once_is_a_cancel() -> None:
