@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import time
 import tomllib
@@ -15,9 +14,13 @@ from pathlib import Path
 import psycopg
 from redis import Redis
 
-from scripts import environment, files
+from scripts import environment, ports
+from scripts.benching import idle
 from scripts.benching.bench import Bench, BenchError, stop
-from scripts.program import Program
+from scripts.benching.load import Spec
+from scripts.benching.plantain import BODY
+from scripts.benching.watch import CALL
+from scripts.program import Program, listens
 
 VERSIONS = Path(__file__).with_name("peers") / "versions.toml"
 
@@ -80,12 +83,19 @@ class Peer:
         return done
 
     def idle(self, jobs: int) -> dict[str, list[float]]:
-        """Seconds from just before a job is stored to the call, of jobs that are sent one at a time."""
-        program = self._program("idle", str(jobs))
-        self.bench.run(program, seconds=60 + jobs)
-        sent = json.loads(files.tail(program.log, 1)[0])
-        arrived = self.bench.provider.times()["arrived"][1:]
-        return {"submit → provider called": [at - was for was, at in zip(sent, arrived, strict=True)]}
+        """Seconds from submit, to an API that ends with this, and from its row to the call, of one job at a time."""
+        port = ports.free_port()
+        command = [str(self._python), "-m", "scripts.benching.apps.server", "peer", str(port)]
+        program = self.bench.program(
+            f"{self.name} api", command, self._settings | {"PEER": self.name}, is_ready=lambda: listens(port)
+        )
+        self.bench.start(program)
+        try:
+            spec = Spec(ports.HOST, port, "POST", ["/jobs"], {}, BODY, expect=202, must_hold='"id":"')
+            sent = idle.watched(self.bench, spec, jobs, ways=())[CALL]["sent"]
+        finally:
+            stop(program)
+        return idle.starts(sent, self._stored, self.bench.provider.times()["arrived"])
 
     def clear(self) -> None:
         """Take all jobs and messages away; no worker may run."""
@@ -97,19 +107,25 @@ class Peer:
             redis.flushdb()
         self.bench.settle()
 
-    def _times(self, column: str) -> list[float]:
-        query = f"SELECT extract(epoch FROM {column})::float8 FROM jobs WHERE state = 'succeeded'"
+    def _times(self, column: str, which: str = "state = 'succeeded'") -> list[float]:
+        query = f"SELECT extract(epoch FROM {column})::float8 FROM jobs WHERE {which}"
         with psycopg.connect(self._database_url) as db:
             return [row[0] for row in db.execute(query.encode()).fetchall()]
 
+    def _stored(self, jobs: int) -> list[float]:
+        return self._times("created_at", "TRUE ORDER BY created_at")[:jobs]
+
     def _program(self, what: str, *arguments: str, **settings: str) -> Program:
         command = [str(self._python), "-m", "scripts.benching.peers.client", self.name, what, *arguments]
-        known = {
+        return self.bench.program(f"{self.name} {what}", command, self._settings | settings, grace=10)
+
+    @property
+    def _settings(self) -> dict[str, str]:
+        return {
             "DATABASE_URL": self._database_url,
             "REDIS_URL": self._redis_url,
             "PROVIDER_URL": self.bench.provider.url,
         }
-        return self.bench.program(f"{self.name} {what}", command, known | settings, grace=10)
 
     def _environment(self) -> Path:
         """Its Python, installed on first use. Raises `BenchError`."""

@@ -15,9 +15,11 @@ import psycopg
 from redis import Redis
 
 from scripts import files, ports
+from scripts.benching import idle
 from scripts.benching.bench import Bench, BenchError, stop
 from scripts.benching.follow import StreamSpec
 from scripts.benching.load import Spec
+from scripts.benching.watch import CALL
 from scripts.process import ROOT
 from scripts.program import Program, answers
 from shared.access.keys import new_key
@@ -141,7 +143,7 @@ class Plantain:
 
     def fill(self, jobs: int) -> None:
         """Submit so many jobs over HTTP; they are queued and published when this returns."""
-        self._began = self._value("SELECT extract(epoch FROM clock_timestamp())::float8")
+        self._began = self._now()
         self.bench.load(self.spec(count=jobs, connections=64))
 
     def first_claim(self) -> float:
@@ -168,17 +170,28 @@ class Plantain:
 
     def idle(self, jobs: int) -> dict[str, list[float]]:
         """Seconds, by what was waited for, of jobs that are sent one at a time. Needs a worker."""
-        seen = self.bench.load(self.spec(count=jobs), module="watch")
-        times, at = self.bench.provider.times(), 0
-        found: dict[str, list[float]] = {"submit → provider called": []}
-        for way, each in seen.items():
-            count = len(each["sent"])
-            arrived, answered = times["arrived"][at : at + count], times["answered"][at : at + count]
+        self._began = self._now()
+        ways = ("polling", "Prefer: wait", "events")
+        seen = idle.watched(self.bench, self.spec(), jobs, ways)
+        times = self.bench.provider.times()
+        at = len(seen[CALL]["sent"])
+        found = idle.starts(seen[CALL]["sent"], self._stored, times["arrived"][:at])
+        for way in ways:
+            count = len(seen[way]["sent"])
+            answered = times["answered"][at : at + count]
             at += count
-            if len(each["seen"]) == count:
-                found["submit → provider called"] += _differences(each["sent"], arrived)
-                found[f"answered → seen by {way}"] = _differences(answered, each["seen"])
+            if len(seen[way]["seen"]) == count:
+                found[f"answered → seen by {way}"] = idle.differences(answered, seen[way]["seen"])
         return found
+
+    def _stored(self, jobs: int) -> list[float]:
+        """When the first rows since `_began` began to be stored, in seconds of the database's clock."""
+        query = "SELECT extract(epoch FROM created_at)::float8 FROM jobs WHERE created_at >= to_timestamp(%s) ORDER BY created_at LIMIT %s"
+        with psycopg.connect(self.database_url) as db:
+            return [row[0] for row in db.execute(query, [self._began, jobs]).fetchall()]
+
+    def _now(self) -> float:
+        return self._value("SELECT extract(epoch FROM clock_timestamp())::float8")
 
     def rows(self) -> int:
         """How many jobs there are."""
@@ -235,7 +248,3 @@ class Plantain:
         )
         files.rotate(program.log)
         return program
-
-
-def _differences(earlier: list[float], later: list[float]) -> list[float]:
-    return [after - before for before, after in zip(earlier, later, strict=True)]

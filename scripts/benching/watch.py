@@ -1,4 +1,4 @@
-"""``python -m scripts.benching.watch``: a client that submits one job at a time and waits for each, by all ways there are.
+"""``python -m scripts.benching.watch``: a client that submits one job at a time and waits for each, by each way it is told.
 
 Told where on stdin; says on stdout when each job was sent and when its end was seen, in seconds of CLOCK_MONOTONIC.
 """
@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import uvloop
 
@@ -21,7 +22,22 @@ from scripts.benching.wire import Calls, Target, WireError
 _FINAL = (b'"succeeded"', b'"failed"', b'"cancelled"', b'"expired"')
 #: Seconds between two jobs, at random: no timer of the server beats in step with them.
 _PAUSES = (0.02, 0.08)
+#: Seconds after a call that nobody waited for the end of: it has been answered and recorded by then.
+_END = 0.08
+CALL = "call"
 Wait = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class WatchSpec(Spec):
+    """What to submit, and by which ways to wait for each of `count` jobs; those of ``call`` come first.
+
+    Attributes:
+        provider: its port. Who waits for the ``call`` asks it, and leaves the API alone meanwhile.
+    """
+
+    ways: tuple[str, ...] = (CALL,)
+    provider: int = 0
 
 
 class NotOffered(Exception):
@@ -31,16 +47,24 @@ class NotOffered(Exception):
 class Watch:
     """One client."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: WatchSpec) -> None:
         self._spec = spec
         self._target = Target(spec.host, spec.port, spec.headers)
         self._calls = Calls(self._target)
+        self._provider = Calls(Target(spec.host, spec.provider, {}))
+        self._sent = 0
 
     async def run(self) -> dict[str, object]:
         """By the way of waiting: ``{"sent": […], "seen": […]}``."""
-        ways: dict[str, Wait] = {"polling": self._poll, "Prefer: wait": self._prefer, "events": self._events}
+        ways: dict[str, Wait] = {
+            CALL: self._called,
+            "polling": self._poll,
+            "Prefer: wait": self._prefer,
+            "events": self._events,
+        }
         found: dict[str, object] = {}
-        for name, wait in ways.items():
+        for name in self._spec.ways:
+            wait = ways[name]
             sent: list[float] = []
             seen: list[float] = []
             try:
@@ -58,8 +82,13 @@ class Watch:
         answer = await self._calls.call("POST", self._spec.paths[0], self._spec.body.encode())
         if answer.status != self._spec.expect:
             raise WireError(f"{answer.status} {answer.body[:300]!r}")
+        self._sent += 1
         self._last = f"{self._spec.paths[0]}/{json.loads(answer.body)['id']}"
         return self._last
+
+    async def _called(self, _: str) -> None:
+        await self._provider.call("GET", f"/wait?calls={self._sent}")
+        await asyncio.sleep(_END)
 
     async def _poll(self, path: str) -> None:
         while not _is_final((await self._calls.call("GET", path)).body):
@@ -96,8 +125,8 @@ def _is_final(body: bytes) -> bool:
 
 
 def main() -> int:
-    spec = Spec(**json.loads(sys.stdin.readline()))
-    signal.alarm(60 + 6 * (spec.count or 1))
+    spec = WatchSpec(**json.loads(sys.stdin.readline()))
+    signal.alarm(60 + 2 * len(spec.ways) * (spec.count or 1))
     print("begin", flush=True)
     print(json.dumps(uvloop.run(Watch(spec).run())), flush=True)
     return 0

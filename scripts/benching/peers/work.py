@@ -20,6 +20,7 @@ TABLE = """
         result jsonb
     )
 """
+INSERT = "INSERT INTO jobs (id, prompt) VALUES ($1, $2)"
 #: The first is NULL where somebody else has it.
 CLAIM = "UPDATE jobs SET state = 'running', claimed_at = now() WHERE id = $1 AND state = 'queued' RETURNING prompt"
 RECORD = "UPDATE jobs SET state = 'succeeded', finished_at = now(), result = $2 WHERE id = $1"
