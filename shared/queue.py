@@ -199,6 +199,10 @@ class RingAhead:
         self._began = time.monotonic()
         self._ringing = asyncio.create_task(doorbell.ring(jobs), context=Context())
 
+    async def leaves(self) -> None:
+        """Returns when they are on their way: PostgreSQL, once woken, takes the core for as long as it stores the jobs."""
+        await asyncio.sleep(0)
+
     async def stored(self) -> list[UUID]:
         """To be called when the jobs are there. Answers the ids of those whose messages are not known to be sent."""
         unsent = await self._ringing

@@ -31,6 +31,8 @@ _POLL_SECONDS = 5.0
 _MAX_PENDING = 5000
 #: While changes come thick and fast, those of so many seconds go into one message; a few at a time go at once.
 _BUNDLE_SECONDS, _FEW = 0.01, 4
+#: How long a change may wait whose news nobody is in a hurry for: longer than a job's way from submit to call.
+_SOON_SECONDS = 0.005
 #: After a message that could not be sent, how long none are tried.
 _REST_SECONDS = 2.0
 
@@ -54,6 +56,8 @@ class Wakeups:
         self._outage = Outage(log, "Redis, for wake-ups,")
         self._pending: dict[Change, None] = {}
         self._telling: asyncio.Task[None] | None = None
+        #: Where what is pending has a few milliseconds.
+        self._later: asyncio.TimerHandle | None = None
         self._rests_until = self._next_at = float("-inf")
 
     def changed(self, changes: Iterable[Change]) -> None:
@@ -63,18 +67,17 @@ class Wakeups:
         the changes that come are collected for the next one, up to a bound. Without it, whoever waits learns of them by
         looking.
         """
-        if time.monotonic() < self._rests_until:
-            return
-        for change in changes:
-            if len(self._pending) >= _MAX_PENDING:
-                break
-            self._pending[change] = None
-        if self._pending and self._telling is None:
-            self._telling = asyncio.create_task(self._tell(), context=Context())
+        self._collect(changes)
+        self._tell_now()
 
     def changed_soon(self, changes: Iterable[Change]) -> None:
-        """As ``changed``, for those on whose behalf it was done and who wait for that: they go on first."""
-        asyncio.get_running_loop().call_soon(self.changed, changes)
+        """As ``changed``, some milliseconds later: that is for what goes on meanwhile, such as the job's way to its call.
+
+        Each message wakes Redis and all API processes, which would take the cores from it.
+        """
+        self._collect(changes)
+        if self._pending and self._telling is None and self._later is None:
+            self._later = asyncio.get_running_loop().call_later(_SOON_SECONDS, self._tell_now)
 
     async def cancel_requested(self, job_id: UUID) -> None:
         """Best effort: without it, the worker learns of the cancel at its next renewal."""
@@ -119,10 +122,26 @@ class Wakeups:
 
     async def close(self) -> None:
         """Sends what waits to be sent, and closes the connections."""
+        self._tell_now()
         if self._telling is not None:
             await asyncio.wait({self._telling}, timeout=_PUBLISH_TIMEOUT)
         await self._packed.close()
         await self.redis.aclose()
+
+    def _collect(self, changes: Iterable[Change]) -> None:
+        if time.monotonic() < self._rests_until:
+            return
+        for change in changes:
+            if len(self._pending) >= _MAX_PENDING:
+                break
+            self._pending[change] = None
+
+    def _tell_now(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        if self._pending and self._telling is None:
+            self._telling = asyncio.create_task(self._tell(), context=Context())
 
     async def _tell(self) -> None:
         """Sends what is pending, one message after the other, until nothing is."""

@@ -65,7 +65,8 @@ _NOTED_BY_CLAIM = tuple(name for name, kind in KINDS.items() if kind.queue == "t
 _NOTE_HOLDS = 0.25
 #: Beyond a driver's own deadline: it must never come to this.
 _DRIVER_GRACE_SECONDS = 5.0
-#: While a message is ahead of its job: the first wait for it, and the longest.
+#: While a message is ahead of its job, it is looked for at once, as it takes about as long to be stored as a look; then
+#: after these waits, the first and the longest.
 _LOOK_SECONDS = 0.001, 0.256
 #: Waits that any message is worth: the way to a job's commit is rarely longer.
 _BRIEF_SECONDS = 0.032
@@ -459,6 +460,7 @@ def _looks() -> Iterator[float]:
     """How long to wait, in seconds, between looks for a job whose message may be ahead of it."""
     wait, longest = _LOOK_SECONDS
     until = time.monotonic() + AHEAD_SECONDS
+    yield 0.0
     while time.monotonic() < until:
         yield wait
         wait = min(wait * 2, longest)

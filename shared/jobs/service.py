@@ -270,6 +270,8 @@ class JobService:
             await checkpoint("inserting", row["id"])
         ahead = self._ring_ahead(rows)
         try:
+            if ahead is not None:
+                await ahead.leaves()
             stored = await queries.submit(self._database.direct, rows)
         except BaseException:
             if ahead is not None:

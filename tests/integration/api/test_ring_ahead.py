@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,12 +14,14 @@ import httpx
 import orjson
 import psycopg
 import pytest
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from sqlalchemy import text
 
 from api.shortcut import Application
 from shared.config import Settings
 from shared.db import Database
+from shared.jobs import queries
 from tests import factories
 from tests.integration.api.conftest import problem
 from tests.patience import PATIENCE
@@ -79,6 +82,27 @@ async def test_its_message_is_there_before_it_is_stored(
     answer = await submitting
     assert answer.status_code == 202
     assert ahead == [answer.json()["id"]] == await told(redis)
+
+
+async def test_its_message_leaves_before_its_statement(
+    client: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server that stores it, once woken, may take the core, and a message that waits for that is no earlier."""
+    assert (await submit(client)).status_code == 202  # its connection to the broker is there now
+    storing, seen = queries.submit, []
+
+    async def watched(*given: Any) -> Any:
+        # Blocks the loop, so that nothing leaves meanwhile.
+        with BlockingRedis.from_url(settings.redis_url.get_secret_value()) as redis:
+            until = time.monotonic() + 5
+            while (length := redis.llen("text.standard")) < 2 and time.monotonic() < until:
+                time.sleep(0.001)
+        seen.append(length)
+        return await storing(*given)
+
+    monkeypatch.setattr(queries, "submit", watched)
+    assert (await submit(client)).status_code == 202
+    assert seen == [2]
 
 
 async def test_where_storing_took_long_it_is_rung_for_again(

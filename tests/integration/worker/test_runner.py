@@ -122,6 +122,23 @@ class TestMessageAhead:
         assert (job.started_at - job.created_at).total_seconds() < 1.5
         assert calls(simulator, job_id) == {"1": 1}
 
+    async def test_it_comes_while_it_is_looked_for(
+        self, worker: Worker, table: Table, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On an idle machine storing takes about as long as a look: whoever waited then would wait for nothing."""
+        monkeypatch.setattr("worker.runner._LOOK_SECONDS", (PATIENCE, PATIENCE))
+        left, job_id = queries.left, uuid7()
+
+        async def stored_meanwhile(*given: Any) -> Any:
+            await table.add(id=job_id)
+            monkeypatch.setattr(queries, "left", left)
+            return await left(*given) or {job_id: False}
+
+        monkeypatch.setattr(queries, "left", stored_meanwhile)
+        asked = time.monotonic()
+        assert await worker.run(job_id) == "succeeded"
+        assert time.monotonic() - asked < PATIENCE
+
     async def test_two_workers_heard_of_it(
         self, workers: Workers, table: Table, simulator: RunningSimulator
     ) -> None:
