@@ -39,8 +39,8 @@ SCHEDULE: dict[str, float] = {
     "forget_workers": 600.0,
     "prune": 2.0,
     "prune_uploads": 15.0,
-    "count_ended": 10.0,
-    "copy_prompts": 10.0,
+    "count_ended": 2.0,
+    "copy_prompts": 5.0,
     "audit_totals": 600.0,
 }
 #: A pass that takes longer is given up; the next one goes on where it stopped.

@@ -14,16 +14,31 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 #: By then a transaction that began has ended: a statement and an idle one are ended by the server long before.
 SETTLED_SECONDS = 60.0
+#: By then it has at least been written down among those that are open, which is its first step.
+SEEN_SECONDS = 3.0
 #: Jobs that one pass of beat takes at most, but for those of the same instant.
 BATCH = 5000
 #: Days that are added up in one transaction at most: some ten thousand hours of busy projects.
 DAYS = 7
 
-_TAKE = text("SELECT through FROM progress WHERE name = :name FOR UPDATE SKIP LOCKED")
+#: Beside how far it has come, how far it can go: before all transactions that are open, as their rows will have the times
+#: when they began. Read in a statement before the one that counts: who has ended in between is seen by that. Where others
+#: are connected in whom this role may not look, it waits until they have surely ended.
+_TAKE = text("""
+    SELECT through, (
+        SELECT greatest(
+            now() - make_interval(secs => :settled),
+            CASE WHEN count(*) = count(backend_type) THEN
+                least(now() - make_interval(secs => :seen), min(xact_start) - interval '1 microsecond') END)
+        FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()
+          AND (backend_type IS NULL OR backend_type = 'client backend')) AS settled
+    FROM progress WHERE name = :name FOR UPDATE SKIP LOCKED
+""")
 
 _COUNT = text("""
     WITH slice AS (
-        SELECT least(now() - make_interval(secs => :settled), (
+        SELECT least(CAST(:settled AS timestamptz), (
             SELECT finished_at FROM jobs WHERE finished_at > CAST(:through AS timestamptz)
             ORDER BY finished_at OFFSET :batch LIMIT 1)) AS upto
     ), counted AS (
@@ -73,7 +88,7 @@ _ADD_UP = text("""
 
 _COPY = text("""
     WITH slice AS (
-        SELECT least(now() - make_interval(secs => :settled), (
+        SELECT least(CAST(:settled AS timestamptz), (
             SELECT min(at) FROM projects CROSS JOIN LATERAL (
                 SELECT created_at AS at FROM jobs
                 WHERE project_id = projects.id AND created_at > CAST(:through AS timestamptz)
@@ -117,13 +132,12 @@ _ADD_UP_AGAIN = text("""
 
 async def count(db: AsyncConnection) -> int:
     """Counts the next jobs that have ended; answers how many. Another beat that is at it is left alone."""
-    return await _advance(db, "totals", _COUNT, {"batch": 4 * BATCH, "settled": SETTLED_SECONDS})
+    return await _advance(db, "totals", _COUNT, {"batch": 4 * BATCH})
 
 
 async def copy_prompts(db: AsyncConnection, *, chars: int) -> int:
     """Copies the next prompts for search, their first characters; answers how many."""
-    given = {"batch": BATCH, "chars": chars, "settled": SETTLED_SECONDS}
-    return await _advance(db, "prompts", _COPY, given)
+    return await _advance(db, "prompts", _COPY, {"batch": BATCH, "chars": chars})
 
 
 async def add_up(db: AsyncConnection) -> int:
@@ -141,7 +155,7 @@ async def audit(db: AsyncConnection) -> list[Row[Any]]:
 
     There is nothing to correct unless the database's clock was set back.
     """
-    taken = (await db.execute(_TAKE, {"name": "totals"})).one_or_none()
+    taken = await _take(db, "totals")
     if taken is None:
         return []
     corrected = list(await db.execute(_AUDIT, {"through": taken.through}))
@@ -151,8 +165,15 @@ async def audit(db: AsyncConnection) -> list[Row[Any]]:
 
 
 async def _advance(db: AsyncConnection, name: str, step: TextClause, given: dict[str, Any]) -> int:
-    taken = (await db.execute(_TAKE, {"name": name})).one_or_none()
+    taken = await _take(db, name)
     if taken is None:
         return 0
-    jobs: int = (await db.execute(step, {"through": taken.through, **given})).scalar_one()
+    bounds = {"through": taken.through, "settled": taken.settled}
+    jobs: int = (await db.execute(step, {**bounds, **given})).scalar_one()
     return jobs
+
+
+async def _take(db: AsyncConnection, name: str) -> Row[Any] | None:
+    """``through`` and ``settled``; None where another beat is at it."""
+    given = {"name": name, "settled": SETTLED_SECONDS, "seen": SEEN_SECONDS}
+    return (await db.execute(_TAKE, given)).one_or_none()

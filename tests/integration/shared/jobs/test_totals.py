@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Row, text
@@ -57,6 +58,53 @@ async def test_every_ending_counts_once_before_and_after_beat_counts_it(
 
     await finished(jobs, State.CANCELLED)
     assert (await counted(jobs))[0] == 4
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has ended is counted as soon as no transaction is open that began before."""
+    monkeypatch.setattr(counting, "SEEN_SECONDS", 0.0)
+
+
+async def test_what_ended_seconds_ago_is_counted_where_nothing_is_open(jobs: Jobs) -> None:
+    """A minute of two thousand jobs a second would be counted again for each summary."""
+    await finished(jobs, State.SUCCEEDED)
+    await jobs.run(A_MOMENT_AGO.replace("90", "4"))
+    assert await count(jobs) == 1
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_what_is_open_is_waited_for(jobs: Jobs) -> None:
+    """Its rows will have the time when it began, in the midst of those that have ended since."""
+    await finished(jobs, State.SUCCEEDED)
+    await jobs.add()
+    async with jobs.database.transaction() as older:
+        await older.execute(
+            text("UPDATE jobs SET state = 'cancelled', finished_at = now() WHERE state = 'queued'")
+        )
+        await finished(jobs, State.FAILED, State.FAILED)
+        assert await count(jobs) == 1
+        assert await count(jobs) == 0
+        assert (await counted(jobs))[0] == 3
+    assert await count(jobs) == 3
+    assert (await counted(jobs))[0] == 4
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_of_others_it_is_not_seen_what_is_open(jobs: Jobs) -> None:
+    role = f"plain_{uuid4().hex}"
+    await finished(jobs, State.SUCCEEDED)
+    await jobs.run(f"CREATE ROLE {role}")
+    try:
+        await jobs.run(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+        async with jobs.database.transaction() as db, jobs.database.transaction() as other:
+            await other.execute(text("SELECT 1"))
+            await db.execute(text(f"SET LOCAL ROLE {role}"))
+            assert await counting.count(db) == 0
+    finally:
+        await jobs.run(f"DROP OWNED BY {role}")
+        await jobs.run(f"DROP ROLE {role}")
+    assert await count(jobs) == 1
 
 
 async def test_what_was_counted_stays_when_the_jobs_are_deleted(jobs: Jobs) -> None:
