@@ -51,7 +51,9 @@ class Database:
         options = {
             "connect_timeout": max(2, round(settings.database_connect_timeout)),
             "application_name": application,
-            "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}"
+            # Each statement sees what was committed before it, whatever a database's default is: claims and counts rely on it.
+            "options": "-c default_transaction_isolation=read\\ committed "
+            f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={_IDLE_MILLISECONDS}"
             f" -c lock_timeout={_LOCK_MILLISECONDS} -c timezone=UTC",
             # A peer that vanished without a word is noticed within about ten seconds.
             "keepalives_idle": 5,

@@ -40,7 +40,7 @@ SCHEDULE: dict[str, float] = {
     "prune": 2.0,
     "prune_uploads": 15.0,
     "count_ended": 2.0,
-    "copy_prompts": 5.0,
+    "copy_prompts": 10.0,
     "audit_totals": 600.0,
 }
 #: A pass that takes longer is given up; the next one goes on where it stopped.

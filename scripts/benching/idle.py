@@ -7,18 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from scripts.benching.bench import Bench
+from scripts.benching.bench import Bench, BenchError
 from scripts.benching.load import Spec
 from scripts.benching.watch import CALL, WatchSpec
 
-#: Its first job only warms up: the worker may not even be there yet.
+#: Each way's first job only warms up: the worker may not even be there yet.
 WARM = 1
 
 
 def watched(bench: Bench, spec: Spec, jobs: int, ways: Sequence[str]) -> dict[str, Any]:
-    """What the watching client saw of so many jobs each way, and one more of the first. Raises `BenchError`."""
+    """What the watching client saw of so many jobs each way, and one more before them. Raises `BenchError`."""
     asked = asdict(spec) | {"count": jobs + WARM, "ways": (CALL, *ways), "provider": bench.provider.port}
-    return bench.load(WatchSpec(**asked), module="watch")
+    seen = bench.load(WatchSpec(**asked), module="watch")
+    sent, calls = sum(len(each["sent"]) for each in seen.values()), bench.provider.stats()["calls"]
+    if calls != sent:
+        raise BenchError(f"{sent} jobs made {calls} calls")
+    return seen
 
 
 def starts(
@@ -32,11 +36,11 @@ def starts(
     of_rows = time.time() - time.monotonic()
     began = [at - of_rows for at in stored(len(sent))]
     return {
-        "submit → provider called": differences(sent, arrived)[WARM:],
-        "stored → provider called": differences(began, arrived)[WARM:],
+        "submit → provider called": differences(sent, arrived),
+        "stored → provider called": differences(began, arrived),
     }
 
 
 def differences(earlier: Sequence[float], later: Sequence[float]) -> list[float]:
-    """One by one. Raises ValueError: there are not as many."""
-    return [after - before for before, after in zip(earlier, later, strict=True)]
+    """One by one, without the first. Raises ValueError: there are not as many."""
+    return [after - before for before, after in zip(earlier, later, strict=True)][WARM:]

@@ -24,6 +24,7 @@ _FINAL = (b'"succeeded"', b'"failed"', b'"cancelled"', b'"expired"')
 _PAUSES = (0.02, 0.08)
 #: Seconds after a call that nobody waited for the end of: it has been answered and recorded by then.
 _END = 0.08
+_PATIENCE = 30.0
 CALL = "call"
 Wait = Callable[[str], Awaitable[None]]
 
@@ -87,7 +88,11 @@ class Watch:
         return self._last
 
     async def _called(self, _: str) -> None:
-        await self._provider.call("GET", f"/wait?calls={self._sent}")
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._provider.call("GET", f"/wait?calls={self._sent}")
+        except TimeoutError:
+            raise WireError(f"job {self._sent} was not called within {_PATIENCE:g} s") from None
         await asyncio.sleep(_END)
 
     async def _poll(self, path: str) -> None:

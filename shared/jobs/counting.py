@@ -23,15 +23,15 @@ DAYS = 7
 
 #: Beside how far it has come, how far it can go: before all transactions that are open, as their rows will have the times
 #: when they began. Read in a statement before the one that counts: who has ended in between is seen by that. Where others
-#: are connected in whom this role may not look, it waits until they have surely ended.
+#: are connected in whom this role may not look, or who do not tell (``track_activities``), it waits until they have surely ended.
 _TAKE = text("""
     SELECT through, (
         SELECT greatest(
             now() - make_interval(secs => :settled),
-            CASE WHEN count(*) = count(backend_type) THEN
+            CASE WHEN count(*) = count(state) FILTER (WHERE state <> 'disabled') THEN
                 least(now() - make_interval(secs => :seen), min(xact_start) - interval '1 microsecond') END)
         FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid()
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND usesysid IS NOT NULL
           AND (backend_type IS NULL OR backend_type = 'client backend')) AS settled
     FROM progress WHERE name = :name FOR UPDATE SKIP LOCKED
 """)
@@ -132,12 +132,15 @@ _ADD_UP_AGAIN = text("""
 
 async def count(db: AsyncConnection) -> int:
     """Counts the next jobs that have ended; answers how many. Another beat that is at it is left alone."""
-    return await _advance(db, "totals", _COUNT, {"batch": 4 * BATCH})
+    return await _advance(db, "totals", _COUNT, {"batch": 4 * BATCH}, seen=SEEN_SECONDS)
 
 
 async def copy_prompts(db: AsyncConnection, *, chars: int) -> int:
-    """Copies the next prompts for search, their first characters; answers how many."""
-    return await _advance(db, "prompts", _COPY, {"batch": BATCH, "chars": chars})
+    """Copies the next prompts for search, their first characters; answers how many.
+
+    A copy refers to its job, and locks it until the commit: after a minute hardly anybody else wants it.
+    """
+    return await _advance(db, "prompts", _COPY, {"batch": BATCH, "chars": chars}, seen=SETTLED_SECONDS)
 
 
 async def add_up(db: AsyncConnection) -> int:
@@ -155,7 +158,7 @@ async def audit(db: AsyncConnection) -> list[Row[Any]]:
 
     There is nothing to correct unless the database's clock was set back.
     """
-    taken = await _take(db, "totals")
+    taken = await _take(db, "totals", SEEN_SECONDS)
     if taken is None:
         return []
     corrected = list(await db.execute(_AUDIT, {"through": taken.through}))
@@ -164,8 +167,10 @@ async def audit(db: AsyncConnection) -> list[Row[Any]]:
     return corrected
 
 
-async def _advance(db: AsyncConnection, name: str, step: TextClause, given: dict[str, Any]) -> int:
-    taken = await _take(db, name)
+async def _advance(
+    db: AsyncConnection, name: str, step: TextClause, given: dict[str, Any], *, seen: float
+) -> int:
+    taken = await _take(db, name, seen)
     if taken is None:
         return 0
     bounds = {"through": taken.through, "settled": taken.settled}
@@ -173,7 +178,7 @@ async def _advance(db: AsyncConnection, name: str, step: TextClause, given: dict
     return jobs
 
 
-async def _take(db: AsyncConnection, name: str) -> Row[Any] | None:
-    """``through`` and ``settled``; None where another beat is at it."""
-    given = {"name": name, "settled": SETTLED_SECONDS, "seen": SEEN_SECONDS}
+async def _take(db: AsyncConnection, name: str, seen: float) -> Row[Any] | None:
+    """``through`` and ``settled``, ``seen`` seconds ago at the latest; None where another beat is at it."""
+    given = {"name": name, "settled": SETTLED_SECONDS, "seen": seen}
     return (await db.execute(_TAKE, given)).one_or_none()

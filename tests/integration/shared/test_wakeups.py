@@ -23,18 +23,18 @@ async def heard(settings: Settings) -> AsyncIterator[Heard]:
     task = asyncio.create_task(
         listener.listen_for_changes(lambda changes: messages.put_nowait((time.monotonic(), list(changes))))
     )
-    probe, change = Wakeups(settings), _change()
+    probe, last = Wakeups(settings), _change()
     async with asyncio.timeout(PATIENCE):
         while messages.empty():  # what is told before it listens is lost
-            probe.changed([change])
+            probe.changed([_change()])
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
-    while not messages.empty():
-        messages.get_nowait()
+        probe.changed([last])
+        await probe.close()
+        while last not in (await messages.get())[1]:
+            pass
     yield messages
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await probe.close()
     await listener.close()
 
 

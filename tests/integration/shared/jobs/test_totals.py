@@ -9,13 +9,16 @@ from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from sqlalchemy import Row, text
 
+from shared.config import Settings
 from shared.jobs import counting, search, totals
 from shared.jobs.status import State
 from tests import factories
 from tests.integration.shared.jobs.conftest import Jobs
+from tests.patience import PATIENCE
 
 A_MOMENT_AGO = "UPDATE jobs SET finished_at = now() - interval '90 seconds' WHERE finished_at IS NOT NULL"
 
@@ -48,10 +51,11 @@ async def test_every_ending_counts_once_before_and_after_beat_counts_it(
     before = await counted(jobs)
     assert before == (3, Decimal("0.000162"))
 
+    monkeypatch.setattr(counting, "SEEN_SECONDS", 60.0)
     assert await count(jobs) == 0, "what has just ended may have neighbours that are not committed yet"
     assert await counted(jobs) == before
 
-    monkeypatch.setattr(counting, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(counting, "SEEN_SECONDS", 0.0)
     assert await count(jobs) == 3
     assert await count(jobs) == 0
     assert await counted(jobs) == before
@@ -105,6 +109,17 @@ async def test_of_others_it_is_not_seen_what_is_open(jobs: Jobs) -> None:
         await jobs.run(f"DROP OWNED BY {role}")
         await jobs.run(f"DROP ROLE {role}")
     assert await count(jobs) == 1
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_who_tells_nothing_may_have_something_open(jobs: Jobs, settings: Settings) -> None:
+    await finished(jobs, State.SUCCEEDED)
+    url = settings.database_url.get_secret_value().replace("+psycopg", "")
+    async with await psycopg.AsyncConnection.connect(url, options="-c track_activities=off"):
+        assert await count(jobs) == 0
+    async with asyncio.timeout(PATIENCE):
+        while not await count(jobs):
+            await asyncio.sleep(0.01)
 
 
 async def test_what_was_counted_stays_when_the_jobs_are_deleted(jobs: Jobs) -> None:
