@@ -14,11 +14,11 @@ _CHUNK = 20_000
 _CHUNK_SECONDS = 120.0
 #: Beat counts what has ended every few seconds.
 _COUNTED_SECONDS = 300.0
-#: Hours before the million, in each of which as many jobs ended, and were deleted since: their counts stay.
-_HISTORY_HOURS = 300
+#: Hours before the million, and jobs that ended in each and were deleted since: their counts stay.
+_HISTORY_HOURS, _HISTORY_JOBS = 300, 1000
 _HISTORY = """
     INSERT INTO job_totals (project_id, hour, kind, model, state, jobs, cost_usd)
-    SELECT project_id, hour - n * interval '1 hour', kind, model, state, 1000, 0.01
+    SELECT project_id, hour - n * interval '1 hour', kind, model, state, %s::int, 0.01
     FROM (SELECT * FROM job_totals ORDER BY hour LIMIT 1) AS first, generate_series(1, %s::int) AS n
 """
 #: 1 once all that ended is counted, and all days that are over are added up.
@@ -71,10 +71,10 @@ class Grown(Plantain):
     def _count(self, db: Db) -> None:
         """Wait until beat has counted them, with a history of hours and days before; then ask the API."""
         self._wait_for_beat()
-        db.execute(_HISTORY, [_HISTORY_HOURS])
+        db.execute(_HISTORY, [_HISTORY_JOBS, _HISTORY_HOURS])
         db.execute("UPDATE progress SET through = '2000-01-01' WHERE name = 'days'")
         self._wait_for_beat()
-        counted = f'"succeeded":{self.finished_jobs + 1000 * _HISTORY_HOURS}'
+        counted = f'"succeeded":{self.finished_jobs + _HISTORY_JOBS * _HISTORY_HOURS}'
         asked = {"method": "GET", "paths": ["/api/v1/jobs/summary"], "body": "", "expect": 200}
         self.bench.load(self.spec(**asked, must_hold=counted, connections=1, count=1))
 

@@ -16,7 +16,7 @@ WARM = 1
 
 
 def watched(bench: Bench, spec: Spec, jobs: int, ways: Sequence[str]) -> dict[str, Any]:
-    """What the watching client saw of so many jobs each way, and one more before them. Raises `BenchError`."""
+    """What the watching client saw of so many jobs each way, each after one that warms up. Raises `BenchError`."""
     asked = asdict(spec) | {"count": jobs + WARM, "ways": (CALL, *ways), "provider": bench.provider.port}
     seen = bench.load(WatchSpec(**asked), module="watch")
     sent, calls = sum(len(each["sent"]) for each in seen.values()), bench.provider.stats()["calls"]

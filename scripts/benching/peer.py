@@ -113,7 +113,7 @@ class Peer:
             return [row[0] for row in db.execute(query.encode()).fetchall()]
 
     def _stored(self, jobs: int) -> list[float]:
-        return self._times("created_at", "TRUE ORDER BY created_at")[:jobs]
+        return sorted(self._times("created_at", "TRUE"))[:jobs]
 
     def _program(self, what: str, *arguments: str, **settings: str) -> Program:
         command = [str(self._python), "-m", "scripts.benching.peers.client", self.name, what, *arguments]
