@@ -73,7 +73,7 @@ class Services:
 
     @classmethod
     def of(cls, settings: Settings) -> Services:
-        database = Database(settings, application="plantain api")
+        database = Database(settings, application="plantain api", counting=True)
         doorbell, wakeups = Doorbell(settings), Wakeups(settings)
         waiting = Waiting(database, settings)
         jobs = JobService(database, settings, doorbell, wakeups)

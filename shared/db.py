@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.config import Settings
-from shared.direct import DirectConnections
+from shared.direct import COUNTING, DirectConnections
 from shared.outage import Outage
 from shared.prepared import without_values
 
@@ -45,7 +45,8 @@ class Database:
     Who catches an error that says that the database is away (``is_unavailable``) tells ``outage``.
     """
 
-    def __init__(self, settings: Settings, *, application: str = "plantain") -> None:
+    def __init__(self, settings: Settings, *, application: str = "plantain", counting: bool = False) -> None:
+        """``counting``: one of the connections is kept for ``counts``."""
         self.outage = Outage(log, "the database")
         milliseconds = int(settings.database_statement_timeout * 1000)
         options = {
@@ -61,9 +62,9 @@ class Database:
             "keepalives_count": 3,
             "tcp_user_timeout": 10000,
         }
-        direct = max(1, min(_DIRECT_AT_MOST, settings.database_pool_size // 2))
+        direct = max(1, min(_DIRECT_AT_MOST, (settings.database_pool_size - counting) // 2))
         #: Connections for transactions of several statements; with the others, as many as the settings allow.
-        self.pool_size = max(1, settings.database_pool_size - direct)
+        self.pool_size = max(1, settings.database_pool_size - direct - counting)
         self.engine: AsyncEngine = create_async_engine(
             settings.sqlalchemy_url,
             pool_size=self.pool_size,
@@ -80,6 +81,14 @@ class Database:
         where = self.engine.dialect.create_connect_args(self.engine.url)[1]
         #: For single statements on hot paths, each a transaction of its own.
         self.direct = DirectConnections(direct, {**where, **options}, self.outage.went_well)
+        #: For statements that count many rows: one at a time, so that a process takes one core of the server's at most for it.
+        self.counts = DirectConnections(
+            1,
+            {**where, **options},
+            self.outage.went_well,
+            COUNTING,
+            patience=settings.database_connect_timeout,
+        )
         event.listen(self.engine.sync_engine, "checkout", self._ping_idle)
         event.listen(self.engine.sync_engine, "checkin", _note_use)
         event.listen(self.engine.sync_engine, "handle_error", _leave_out_values)
@@ -119,6 +128,7 @@ class Database:
 
     async def close(self) -> None:
         await self.direct.close()
+        await self.counts.close()
         await self.engine.dispose()
 
 

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import psycopg
@@ -36,23 +36,51 @@ PLANNING = {
     "enable_material": "off",
 }
 
+#: What is counted is grouped: hashed, however few rows statistics promise, as there may be thousands to sort.
+#: Whoever counts takes one core.
+COUNTING = {
+    **PLANNING,
+    "enable_sort": "off",
+    "enable_incremental_sort": "off",
+    "jit": "off",
+    "max_parallel_workers_per_gather": "0",
+}
+
 #: What a prepared statement ends with that no longer fits the schema, or that somebody has deallocated.
 _STALE = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
+
+
+class _PatientSlots(asyncio.Semaphore):
+    def __init__(self, size: int, seconds: float) -> None:
+        super().__init__(size)
+        self._seconds = seconds
+
+    async def acquire(self) -> Literal[True]:
+        async with asyncio.timeout(self._seconds):
+            return await super().acquire()
 
 
 class DirectConnections:
     """At most ``size`` connections in autocommit mode, made with psycopg's own options; one statement each at a time.
 
-    ``went_well`` is called after each statement that did. Has ``execute`` as SQLAlchemy's connections do, so the
+    ``went_well`` is called after each statement that did. ``patience``: seconds after which whoever waits for a connection gets
+    ``TimeoutError``; None: he is called off by others. Has ``execute`` as SQLAlchemy's connections do, so the
     functions of ``queries.py`` take either.
     """
 
-    def __init__(self, size: int, options: Mapping[str, Any], went_well: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        size: int,
+        options: Mapping[str, Any],
+        went_well: Callable[[], None],
+        planning: Mapping[str, str] = PLANNING,
+        patience: float | None = None,
+    ) -> None:
         self.size = size
         self._went_well = went_well
-        chosen = " ".join(f"-c {name}={value}" for name, value in PLANNING.items())
+        chosen = " ".join(f"-c {name}={value}" for name, value in planning.items())
         self._options = {**options, "options": f"{options['options']} {chosen}"}
-        self._slots = asyncio.Semaphore(size)
+        self._slots = asyncio.Semaphore(size) if patience is None else _PatientSlots(size, patience)
         #: Each with the monotonic time of its last use; the one used last is taken first.
         self._idle: deque[tuple[float, PreparedConnection]] = deque()
         #: Connections on which something is being called off.

@@ -52,10 +52,9 @@ _COMBINATIONS = text(f"""
     SELECT * FROM found
 """)
 
-#: Compiling such a statement takes longer than running it.
-_PLANNING = text(
-    "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true), "
-    "set_config('enable_sort', :sort, true)"
+#: A plan for one filter is none for another; to compile such a statement takes longer than to run it.
+_PLAN_EACH_TIME = text(
+    "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)"
 )
 _HURRY = text(f"SET LOCAL statement_timeout = {_TRIGRAMS_MILLISECONDS}")
 _CANCELLED = "57014"
@@ -94,7 +93,7 @@ async def page(
     db: AsyncConnection, project_id: UUID, wanted: JobFilter, *, limit: int, after: Position | None
 ) -> Page:
     """The next jobs of a project that the filter lets through, newest first: ``limit`` at most, perhaps fewer."""
-    await plan_each_time(db)
+    await db.execute(_PLAN_EACH_TIME)
     where, parameters = _conditions(wanted)
     parameters |= {"project_id": project_id, **_window(wanted, after)}
     source = await _shortest(db, await _sources(db, wanted, parameters), parameters)
@@ -113,15 +112,6 @@ async def page(
         return Page(rows, seen)
     rows += beyond
     return Page(rows[:limit], _position(rows[limit - 1]) if len(rows) > limit else None)
-
-
-async def plan_each_time(db: AsyncConnection, *, sort: bool = True) -> None:
-    """For the rest of the transaction: a plan for one filter is none for another.
-
-    Args:
-        sort: False: what is grouped is hashed. Where statistics know of no queued jobs, the planner sorts thousands of them.
-    """
-    await db.execute(_PLANNING, {"sort": "on" if sort else "off"})
 
 
 def _conditions(wanted: JobFilter) -> tuple[dict[str, str], dict[str, Any]]:

@@ -87,7 +87,13 @@ def lists(bench: Bench, subjects: Sequence[Plantain], part: str = "lists", *, se
                 continue
             for subject in turns(subjects, repeat):
                 spec = subject.spec(
-                    method="GET", paths=[path], body="", expect=200, must_hold="", connections=4, seconds=1.0
+                    method="GET",
+                    paths=[path],
+                    body="",
+                    expect=200,
+                    must_hold="",
+                    connections=4,
+                    seconds=bench.effort.seconds,
                 )
                 figures, _ = _measured(bench, subject, spec)
                 bench.note(Sample(part, case, subject.name, repeat, figures))

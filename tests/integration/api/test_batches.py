@@ -7,6 +7,7 @@ import base64
 import io
 import json
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -450,6 +451,40 @@ class TestProgress:
         assert seen == [6, 5, 4, 3, 2, 1, 0]
         summary = (await client.get("/api/v1/jobs/summary", params={"batch": made["id"]})).json()
         assert (summary["states"]["queued"], summary["queues"][0]["queued"]) == (7, 7)
+
+    async def test_the_summary_counts_it_alone(self, client: httpx.AsyncClient, database: Database) -> None:
+        made, _ = await submit(client, 6), await submit(client, 2)
+        await end(database, made["id"], State.SUCCEEDED, State.SUCCEEDED, State.FAILED, State.RUNNING)
+        other = {"Authorization": f"Bearer {await factories.key(database, project='others')}"}
+
+        async def summary(headers: dict[str, str] | None = None, **window: str) -> dict[str, Any]:
+            query = {"batch": made["id"], **window}
+            found: dict[str, Any] = (
+                await client.get("/api/v1/jobs/summary", params=query, headers=headers)
+            ).json()
+            return found
+
+        def states(found: dict[str, Any]) -> dict[str, int]:
+            return {state: jobs for state, jobs in found["states"].items() if jobs}
+
+        found = await summary()
+        assert states(found) == {"succeeded": 2, "failed": 1, "running": 1, "queued": 2}
+        (queue,) = found["queues"]
+        assert (queue["queued"], queue["running"]) == (2, 1)
+        assert queue["oldest_waiting_seconds"] >= 0
+        (model,) = found["models"]
+        assert model["states"] == states(found)
+        total = Decimal(found["cost_usd"]["total"])
+        assert Decimal(model["cost_usd"]) == total == Decimal(found["cost_usd"]["today"]) > 0
+        past = await summary(finished_before="2020-01-01T00:00:00Z")
+        assert states(past) == {"running": 1, "queued": 2}
+        async with database.transaction() as db:
+            await db.execute(
+                text("UPDATE jobs SET finished_at = now() - interval '1 day' WHERE finished_at IS NOT NULL")
+            )
+        found = await summary()
+        assert Decimal(found["cost_usd"]["total"]) == total > Decimal(found["cost_usd"]["today"])
+        assert states(await summary(other)) == {}
 
 
 class TestResults:

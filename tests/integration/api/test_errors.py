@@ -12,6 +12,7 @@ from collections import defaultdict
 
 import httpx
 import pytest
+from sqlalchemy import text
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
@@ -155,6 +156,7 @@ async def test_a_database_that_is_away_is_503_at_once_and_comes_back(
         await client.get(job["status_url"]),
         await client.post("/api/v1/jobs", json=factories.TEXT_JOB),
         await client.get("/api/v1/jobs"),
+        await client.get("/api/v1/jobs/summary"),
     ):
         problem(response, 503, "unavailable")
         assert int(response.headers["retry-after"]) > 0
@@ -186,6 +188,7 @@ async def test_a_database_that_hangs_is_503_in_time(
     try:
         problem(await client.get(job["status_url"]), 503, "unavailable")
         problem(await client.get("/api/v1/jobs"), 503, "unavailable")
+        problem(await client.get("/api/v1/jobs/summary"), 503, "unavailable")
         problem(await client.post("/api/v1/jobs", json=factories.TEXT_JOB), 503, "unavailable")
         started = time.monotonic()
         ready = await client.get("/api/health/ready")
@@ -197,3 +200,32 @@ async def test_a_database_that_hangs_is_503_in_time(
             os.kill(pid, signal.SIGCONT)
     monkeypatch.undo()
     assert (await client.get(job["status_url"])).status_code == 200
+    assert (await client.get("/api/v1/jobs/summary")).status_code == 200
+
+
+async def test_a_connection_that_hangs_is_let_go_of_by_the_summary(
+    app: Application, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has one, and whoever comes next would wait for the same for ever."""
+    services = app.services
+    monkeypatch.setattr(services.lists, "_patience", 0.3)
+    [row] = await services.database.counts.execute(text("SELECT pg_backend_pid() AS pid"), {})
+    os.kill(row.pid, signal.SIGSTOP)
+    try:
+        problem(await client.get("/api/v1/jobs/summary"), 503, "unavailable")
+        monkeypatch.undo()
+        assert (await client.get("/api/v1/jobs/summary")).status_code == 200
+    finally:
+        os.kill(row.pid, signal.SIGCONT)
+
+
+async def test_who_waits_long_for_another_count_gets_503(
+    app: Application, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = app.services.database.counts
+    monkeypatch.setattr(counts._slots, "_seconds", 0.2)
+    other = asyncio.create_task(counts.execute(text("SELECT 1 AS n, pg_sleep(1)"), {}))
+    await asyncio.sleep(0.1)
+    problem(await client.get("/api/v1/jobs/summary"), 503, "unavailable")
+    await other
+    assert (await client.get("/api/v1/jobs/summary")).status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -11,22 +12,28 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 
 from shared.config import Settings
 from shared.jobs import counting, search, totals
-from shared.jobs.status import State
+from shared.jobs.status import FINAL, State
 from tests import factories
 from tests.integration.shared.jobs.conftest import Jobs
+from tests.integration.shared.jobs.test_plans import FILL, explain_prepared
 from tests.patience import PATIENCE
 
 A_MOMENT_AGO = "UPDATE jobs SET finished_at = now() - interval '90 seconds' WHERE finished_at IS NOT NULL"
 
 
 async def counted(jobs: Jobs) -> tuple[int, Decimal]:
-    async with jobs.database.transaction() as db:
-        rows, _ = await totals.of_project(db, jobs.project_id, None, None)
+    rows = [row for row in await everything(jobs) if row.state in FINAL]
     return sum(row.jobs for row in rows), sum((row.cost_usd for row in rows), Decimal(0))
+
+
+async def everything(
+    jobs: Jobs, since: datetime | None = None, until: datetime | None = None
+) -> Sequence[Any]:
+    return await totals.of_project(jobs.database.counts, jobs.project_id, since, until)
 
 
 async def count(jobs: Jobs) -> int:
@@ -159,11 +166,10 @@ async def test_the_audit_finds_and_corrects_what_a_clock_that_was_set_back_hid(j
 async def windows(jobs: Jobs, moments: Sequence[datetime | None]) -> list[list[tuple[object, ...]]]:
     """What is counted from each moment to each."""
     found = []
-    async with jobs.database.transaction() as db:
-        for since in moments:
-            for until in moments:
-                rows, _ = await totals.of_project(db, jobs.project_id, since, until)
-                found.append(sorted(tuple(row) for row in rows))
+    for since in moments:
+        for until in moments:
+            rows = await everything(jobs, since, until)
+            found.append(sorted(tuple(row[:7]) for row in rows if row.state in FINAL))
     return found
 
 
@@ -175,9 +181,12 @@ async def first_day(jobs: Jobs) -> datetime:
         "UPDATE jobs SET finished_at = date_trunc('day', now(), 'UTC') - number * interval '5 hours' - interval '1 day' "
         "FROM (SELECT id, row_number() OVER (ORDER BY id) AS number FROM jobs) AS n WHERE n.id = jobs.id"
     )
-    assert await count(jobs) == 24
     (row,) = await jobs.ask("SELECT date_trunc('day', min(finished_at), 'UTC') AS first FROM jobs")
     first: datetime = row.first
+    moments = [None, *(first + timedelta(hours=at) for at in (0, 19, 24, 41, 90, 200))]
+    uncounted = await windows(jobs, moments)
+    assert await count(jobs) == 24
+    assert await windows(jobs, moments) == uncounted
     return first
 
 
@@ -298,17 +307,69 @@ async def test_prompts_are_copied_once_they_are_settled(jobs: Jobs) -> None:
     assert [len(row.prompt) for row in await jobs.ask("SELECT prompt FROM job_prompts")] == [2000]
 
 
-async def test_live_jobs_are_not_sorted_to_be_counted(jobs: Jobs) -> None:
-    """Where statistics know of no queued jobs, the planner takes thousands for one."""
+async def plan_of(jobs: Jobs, statement: TextClause, **given: object) -> str:
+    """As the connection plans it that counts."""
+    given |= {"project_id": jobs.project_id, "since": "-infinity", "until": "infinity"}
+    async with jobs.database.counts.apart() as db:
+        return "\n".join(row[0] for row in await explain_prepared(db, "COSTS OFF", statement, given))
+
+
+def indexes(plan: str) -> set[str]:
+    return set(re.findall(r"(?:on|using) (ix_\w+|pk_jobs)", plan))
+
+
+async def test_what_is_counted_is_found_by_its_indexes_whatever_statistics_say(jobs: Jobs) -> None:
+    """Where they know of no queued jobs, the planner takes thousands for one, and sorts them; where they know of many, and
+    of few jobs of this project, it would read all that the project ever had."""
     await finished(jobs, *[State.SUCCEEDED] * 20)
     await jobs.run("ANALYZE jobs")
+    unaware = await plan_of(jobs, totals._OF_PROJECT)
+    for name in range(20):
+        project = await factories.project(jobs.database, f"other-{name}")
+        await jobs.run(FILL, project=project, rows=2000)
+    await jobs.run("ANALYZE jobs")
+    for plan in (unaware, await plan_of(jobs, totals._OF_PROJECT)):
+        assert indexes(plan) == {"ix_jobs_running", "ix_jobs_due", "ix_jobs_published", "ix_jobs_finished"}
+        assert "Seq Scan" not in plan
+        assert "Sort" not in plan
+        assert plan.count("HashAggregate") == 4
+
+
+async def test_a_batch_is_counted_by_its_index_whatever_statistics_say(jobs: Jobs) -> None:
+    batch = uuid4()
+    for name in range(20):
+        await jobs.run(FILL, project=await factories.project(jobs.database, f"other-{name}"), rows=400)
+    await jobs.run(
+        "INSERT INTO batches (id, project_id, total) VALUES (:id, :project, 4000)",
+        id=batch,
+        project=jobs.project_id,
+    )
+    await jobs.run(
+        "UPDATE jobs SET batch_id = :id, batch_index = 0 WHERE id IN (SELECT id FROM jobs LIMIT 4000)",
+        id=batch,
+    )
+    await jobs.run("ANALYZE jobs")
+    plan = await plan_of(jobs, totals._OF_BATCH, batch=batch)
+    assert len(indexes(plan) & {"ix_jobs_batch", "ix_jobs_batch_state"}) == len(indexes(plan)) == 1
+    assert "Seq Scan" not in plan
+    assert "Sort" not in plan
+
+
+async def test_a_job_that_ends_while_it_is_counted_counts_once(jobs: Jobs) -> None:
+    """Live in one half of the statement and ended in the other: they look at one moment."""
     await jobs.add_many(200)
-    plans = []
-    for sort in (True, False):
-        async with jobs.database.transaction() as db:
-            await search.plan_each_time(db, sort=sort)
-            explain = text(f"EXPLAIN {totals._LIVE}")
-            plans.append("\n".join((await db.execute(explain, {"project_id": jobs.project_id})).scalars()))
-    assert "HashAggregate" not in plans[0], "then this test says nothing"
-    assert "HashAggregate" in plans[1]
-    assert "Sort" not in plans[1]
+
+    async def end_them() -> None:
+        for row in await jobs.ask("SELECT id FROM jobs"):
+            await jobs.run(
+                "UPDATE jobs SET state = 'cancelled', finished_at = now() WHERE id = :id", id=row.id
+            )
+
+    seen = set()
+    async with asyncio.TaskGroup() as tasks:
+        ending = tasks.create_task(end_them())
+        while not ending.done():
+            rows = await everything(jobs)
+            assert sum(row.jobs for row in rows) == 200
+            seen.add(sum(row.jobs for row in rows if row.state in FINAL))
+    assert len(seen) > 10, "nothing ended in between, so this says nothing"
