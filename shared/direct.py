@@ -51,6 +51,8 @@ _STALE = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatement
 
 
 class _PatientSlots(asyncio.Semaphore):
+    """Whoever waits longer than ``seconds`` gets ``TimeoutError``."""
+
     def __init__(self, size: int, seconds: float) -> None:
         super().__init__(size)
         self._seconds = seconds

@@ -1,4 +1,4 @@
-"""Counts and costs of a project's jobs, exact and in bounded work.
+"""Counts and costs of a project's jobs, exact, in work that follows the jobs that live in all projects.
 
 Days and hours that beat has counted (``shared.jobs.counting``), what ended since, and the jobs that live: one statement, so
 one snapshot, or a job that ends in between would be counted twice or not at all. See ``docs/decisions/0013-lists.md``.
@@ -28,7 +28,7 @@ _OF_THIS_PROJECT = "uuid_eq(project_id, CAST(:project_id AS uuid))"
 
 
 def _live(where: str, reason: str = "NULL", oldest: str = "CAST(NULL AS numeric)") -> str:
-    """The jobs of one partial index."""
+    """Counts the live jobs that ``where`` lets through, the condition of one partial index."""
     return f"""
     SELECT kind, model, state, queue, count(*) AS jobs, sum(cost_usd) AS cost_usd, sum(cost_usd) AS cost_today,
            {reason} AS waiting_reason, {oldest} AS oldest
