@@ -54,7 +54,8 @@ class Wakeups:
         )
         self._packed = PackedCommands(self.redis)
         self._outage = Outage(log, "Redis, for wake-ups,")
-        self._pending: dict[Change, None] = {}
+        #: As they are sent: a project and a job each.
+        self._pending: dict[bytes, None] = {}
         self._telling: asyncio.Task[None] | None = None
         #: Where what is pending has a few milliseconds.
         self._later: asyncio.TimerHandle | None = None
@@ -131,10 +132,10 @@ class Wakeups:
     def _collect(self, changes: Iterable[Change]) -> None:
         if time.monotonic() < self._rests_until:
             return
-        for change in changes:
+        for project, job in changes:
             if len(self._pending) >= _MAX_PENDING:
                 break
-            self._pending[change] = None
+            self._pending[project.bytes + job.bytes] = None
 
     def _tell_now(self) -> None:
         if self._later is not None:
@@ -152,9 +153,8 @@ class Wakeups:
                 taken, self._pending = self._pending, {}
                 if len(taken) > _FEW:
                     self._next_at = time.monotonic() + _BUNDLE_SECONDS
-                message = b"".join(project.bytes + job.bytes for project, job in taken)
                 async with asyncio.timeout(_PUBLISH_TIMEOUT):
-                    await self._packed.send([packed(b"PUBLISH", (CHANGES_CHANNEL.encode(), message))])
+                    await self._packed.send([packed(b"PUBLISH", (CHANGES_CHANNEL.encode(), b"".join(taken)))])
                 self._outage.went_well()
         except (RedisError, OSError, TimeoutError) as error:
             self._pending = {}

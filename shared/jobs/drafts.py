@@ -75,7 +75,7 @@ class KeyedSubmits:
     async def _store(self, batch: Sequence[Keyed]) -> Sequence[tuple[NewJob, Answer]]:
         async with self._database.transaction() as db:
             stored = await queries.submit(db, [keyed.draft.row for keyed in batch])
-            return await _keep(db, batch, [stored[keyed.draft.row["id"]] for keyed in batch])
+            return await _keep(db, batch, stored)
 
     async def _store_with_images(self, keyed: Keyed) -> tuple[NewJob, Answer]:
         digests = await digests_of(keyed.draft.inline)
@@ -99,7 +99,7 @@ async def store_with_images(db: AsyncConnection, draft: Draft, digests: Sequence
         ValidationFailed: an upload is no longer there.
     """
     job_id = draft.row["id"]
-    stored = (await queries.submit(db, [draft.row]))[job_id]
+    [stored] = await queries.submit(db, [draft.row])
     project_id = draft.row["project_id"]
     await store_images(db, project_id, job_id, draft.inline, digests)
     gone = await references.refer(db, project_id, [(job_id, image) for image in draft.uploads])

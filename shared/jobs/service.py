@@ -272,12 +272,11 @@ class JobService:
         try:
             if ahead is not None:
                 await ahead.leaves()
-            stored = await queries.submit(self._database.direct, rows)
+            jobs = await queries.submit(self._database.direct, rows)
         except BaseException:
             if ahead is not None:
                 ahead.call_off()
             raise
-        jobs = [stored[row["id"]] for row in rows]
         await self._publish(jobs, ahead)
         return jobs
 

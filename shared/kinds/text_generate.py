@@ -105,6 +105,8 @@ class TextGenerate:
 def _prompt_errors(parsed: TextInput, limit: int) -> list[FieldError]:
     if parsed.prompt is not None and not parsed.prompt.strip():
         return [FieldError("/prompt", "empty", "is empty; write what should be generated")]
+    if parsed.prompt is not None and parsed.system is None and len(parsed.prompt) <= limit:
+        return []  # nearly always
     blank = [
         FieldError(
             f"/messages/{position}/text", "empty", "is empty; write what was said, or leave the turn out"
@@ -196,6 +198,8 @@ def _extent(value: Any) -> tuple[int, int]:
 def _take_ignored(stored: dict[str, Any], model: ModelSpec, can: TextCapabilities) -> list[dict[str, str]]:
     """Takes out what the model would ignore; the client is told, nothing is dropped in silence."""
     given = [name for name in can.ignored if stored.pop(name, None) is not None]
+    if not given:
+        return []
     return [
         {
             "pointer": f"/input/{name}",

@@ -309,7 +309,7 @@ class Lives(RuleBasedStateMachine):
         told = self.lab.do(lambda db: queries.submit(db, rows))
         for job in jobs:
             self.world.submit(job)
-        assert {job_id: row.state for job_id, row in told.items()} == {job.id: "queued" for job in jobs}
+        assert [(row.id, row.state) for row in told] == [(job.id, "queued") for job in jobs]
 
     def _row(self, job: Job, begun: datetime, scheduled: int | None, expires: int | None) -> dict[str, Any]:
         return {
