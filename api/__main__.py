@@ -41,6 +41,7 @@ def main() -> int:
         lifespan="on",
         log_config=None,  # shared.logging has set it up
         access_log=False,  # api.middleware writes it, with the request's id
+        proxy_headers=False,  # as it reads those of proxies
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

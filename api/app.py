@@ -50,7 +50,8 @@ def create_app(settings: Settings) -> Application:
         redirect_slashes=False,  # the redirect would repeat whatever Host a client sent
     )
     app.services = services
-    app.add_middleware(RequestContext, public_url=settings.public_url or "")
+    context = {"public_url": settings.public_url or "", "proxies": settings.forwarded_allow_ips}
+    app.add_middleware(RequestContext, **context)
     errors.install(app)
     for router in (
         jobs.router,
@@ -69,7 +70,7 @@ def create_app(settings: Settings) -> Application:
         app.router.routes.extend(router.routes)
     app.router.routes.extend(heads(app.router.routes))
     app.router.routes[:0] = refusals(app.router.routes)
-    app.open_shortcut(jobs.DIRECT, public_url=settings.public_url or "")
+    app.open_shortcut(jobs.DIRECT, **context)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
 

@@ -8,7 +8,7 @@ under that name, and is then done: lines of headers, each with its end, which it
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -40,6 +40,23 @@ def take_body(scope: Mapping[str, Any]) -> bytes | None:
     return body
 
 
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+_default: tuple[Any, bytes] = (None, b"")
+
+
+def _by_default(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The server's own, as they go out: a list that it makes anew every second, for the date in it."""
+    global _default  # noqa: PLW0603
+    made_of, lines = _default
+    if made_of is not headers:
+        lines = _lines(headers)
+        _default = headers, lines
+    return lines
+
+
 class Cycle(RequestResponseCycle):
     """One request and its answer."""
 
@@ -65,10 +82,11 @@ class Cycle(RequestResponseCycle):
             self.transport.close()
         self.on_response()
 
-    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]], lines: bytes) -> bytes:
+    def _head(self, status: int, headers: Sequence[tuple[bytes, bytes]], lines: bytes) -> bytes:
         """Names are in lower case; the body's length is among them, unless the status means that there is none."""
-        around = [b"%b: %b\r\n" % header for header in (*self.default_headers, *headers)]
-        head = b"".join((STATUS_LINE[status], lines, *around))
+        head = STATUS_LINE[status] + lines + _by_default(self.default_headers)
+        if headers:
+            head += _lines(headers)
         if b"\nconnection: close\r" in head:
             self.keep_alive = False
         elif not self.keep_alive:

@@ -1,4 +1,4 @@
-"""The view of a job that was just stored, as JSON.
+"""The answer to a submit: the view of a job that was just stored, as JSON, and what stands before it.
 
 Jobs of one shape (the same kind, model and settings) differ in few places of it, so the rest is rendered once: that is
 half of what an answer to a submit costs.
@@ -10,10 +10,11 @@ from collections.abc import Hashable
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from api.render import dumps, job_view
+from api.render import PREFIX, Whole, dumps, etag, job_view, retry_after
 from shared.jobs.outlook import Outlook
 from shared.jobs.queries import NewJob
 from shared.jobs.status import WaitingReason
+from shared.names import name_of
 
 #: Shapes that are kept; clients choose some of what makes one.
 _MOST = 500
@@ -21,6 +22,11 @@ _MOST = 500
 _ID = uuid4()
 _TIME = datetime(1, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
 _REQUEST = "\1"
+#: As ``api.routers.jobs.accepted`` has them, and as ``JsonResponse`` adds to them.
+_LINES = (
+    b"cache-control: no-store\r\nlocation: %b%b\r\netag: %b\r\nretry-after: %b\r\n"
+    b"content-type: application/json\r\ncontent-length: %d\r\n"
+)
 _EMPTY = {b"queue_position": b"null", b"estimated_start": b"null", b"tags": b"[]", b"metadata": b"{}"}
 
 
@@ -29,10 +35,18 @@ class FirstViews:
 
     def __init__(self, public_url: str) -> None:
         self._public_url = public_url
+        self._jobs = f"{public_url}{PREFIX}/jobs/".encode("latin-1")
         #: Texts with a place for each value, as bytes are formatted.
         self._texts: dict[Hashable, bytes] = {}
 
-    def of(self, row: NewJob, outlook: Outlook, name: str) -> bytes:
+    def answer(self, row: NewJob, outlook: Outlook) -> Whole:
+        """202 with the new job."""
+        name = name_of(row.id)
+        view = self.of(row, outlook, name)
+        tag, after = etag(row, outlook).encode(), retry_after(row, outlook)["Retry-After"].encode()
+        return Whole.of_lines(202, _LINES % (self._jobs, name, tag, after, len(view)), view)
+
+    def of(self, row: NewJob, outlook: Outlook, name: bytes) -> bytes:
         """What ``dumps(job_view(...))`` makes; ``name`` is the job's id."""
         if row.warnings or row.expires_at or row.replay_of or row.waiting_until:  # few have any
             return dumps(job_view(row, outlook, self._public_url))
@@ -50,9 +64,9 @@ class FirstViews:
         text = self._texts.get(shape)
         if text is None:
             text = self._keep(shape, row, outlook.reason)
-        job_id, created = name.encode(), dumps(row.created_at)
+        created = dumps(row.created_at)
         return text % (
-            job_id,
+            name,
             b"null" if outlook.position is None else b"%d" % outlook.position,
             b"null" if outlook.start is None else dumps(outlook.start._asdict()),
             created,
@@ -60,10 +74,10 @@ class FirstViews:
             dumps(row.request_id),
             dumps(row.tags) if row.tags else b"[]",
             dumps(row.metadata) if row.metadata else b"{}",
-            job_id,
-            job_id,
-            job_id,
-            job_id,
+            name,
+            name,
+            name,
+            name,
         )
 
     def _keep(self, shape: Hashable, row: NewJob, reason: WaitingReason | None) -> bytes:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Iterable
+from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from api.cycle import WHOLE
 from api.errors import unexpected
 from shared.access.service import Caller
 from shared.logging import context
@@ -17,35 +21,44 @@ from shared.logging import context
 access = logging.getLogger("api.access")
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+#: With these a proxy tells whom it asks for.
+_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 #: What takes longer is logged, however well it went.
 _SLOW_SECONDS = 1.0
 #: What nginx writes for a client that did not wait.
 CLIENT_GONE = 499
 
 
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+_LINES = b"x-request-id: %b\r\nx-content-type-options: nosniff\r\n"
+
+
 class RequestContext:
     """The outermost layer of ours. Puts ``request_id`` and ``public_url`` into the scope."""
 
-    def __init__(self, app: ASGIApp, *, public_url: str = "") -> None:
+    def __init__(self, app: ASGIApp, *, public_url: str, proxies: str) -> None:
         self._app = app
         self._public_url = public_url
+        self._proxied: Any = ProxyHeadersMiddleware(_nothing, proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id, forwarded = _seen(scope["headers"])
+        if forwarded:  # which writes the client's address into the scope; for each request it would cost a poll a thirtieth
+            await self._proxied(scope, receive, send)
         scope["request_id"] = request_id
         scope["public_url"] = self._public_url
-        extra = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        name = request_id.encode()
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *extra]
+                _add_headers(message, name)
             await send(message)
 
         token = context.set({"request_id": request_id})
@@ -65,12 +78,29 @@ class RequestContext:
             context.reset(token)
 
 
-def _request_id(scope: Scope) -> str:
-    """The client's own where it is harmless, else a fresh one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
-            return str(value, "ascii")
-    return str(uuid7())
+def _seen(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, bool]:
+    """The request's id, the client's own where it is harmless, and whether a proxy says whom it asks for."""
+    request_id, forwarded = None, False
+    for name, value in headers:
+        if name == b"x-request-id":
+            if request_id is None and _SANE_ID.fullmatch(value):
+                request_id = str(value, "ascii")
+        elif name in _FORWARDED:
+            forwarded = True
+    return request_id or str(uuid7()), forwarded
+
+
+def _add_headers(start: Message, request_id: bytes) -> None:
+    """To the beginning of an answer."""
+    whole = start.get(WHOLE)
+    if whole is None:
+        start["headers"] = [*start["headers"], (b"x-request-id", request_id), _NO_SNIFFING]
+    else:
+        start[WHOLE] = (whole[0] + _LINES % request_id, whole[1])
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """An application behind a middleware that only its scope is wanted of."""
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:

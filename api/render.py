@@ -58,6 +58,14 @@ class Whole(Response):
         if body:
             self._head += b"content-length: %d\r\n" % len(body)
 
+    @classmethod
+    def of_lines(cls, status: int, lines: bytes, body: bytes) -> Whole:
+        """Of headers as they go out, for which the caller answers: each with its end, and the body's length among them."""
+        whole = cls.__new__(cls)
+        whole.status_code, whole.background, whole.body = status, None, body
+        whole._head = lines  # noqa: SLF001  its own
+        return whole
+
     @property
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:  # type: ignore[override]
         """As ASGI has them. Not to be changed, so that nobody thinks he did; see ``add``."""

@@ -71,9 +71,10 @@ class Application(FastAPI):
     _shortcut: Shortcut | None = None
     _surrounded: ASGIApp
 
-    def open_shortcut(self, routes: Iterable[ProjectRoute], *, public_url: str) -> None:
+    def open_shortcut(self, routes: Iterable[ProjectRoute], **context: str) -> None:
+        """``context`` is what ``RequestContext`` takes."""
         self._shortcut = Shortcut(routes)
-        self._surrounded = RequestContext(self._shortcut, public_url=public_url)
+        self._surrounded = RequestContext(self._shortcut, **context)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._shortcut is not None and self._shortcut.leads(scope):

@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     api_processes: Annotated[int, Field(ge=1, le=64)] = 1
     #: Public address, used for the URLs in answers where a proxy stands in front.
     public_url: str | None = None
+    #: Proxies that are believed when they name the client they ask for: addresses and networks, by commas, or ``*``.
+    forwarded_allow_ips: str = "127.0.0.1,::1"
     max_body_bytes: Annotated[int, Field(ge=1024)] = 30_000_000
     #: Requests that may wait for a job at once in one process: Prefer: wait, and event streams.
     api_max_waiting: Annotated[int, Field(ge=1, le=100_000)] = 5000
@@ -190,6 +192,13 @@ class Settings(BaseSettings):
         parse_limits(text)
         return text
 
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _proxies(cls, text: str) -> str:
+        if text.strip() != "*":
+            parse_networks(text)
+        return text
+
     @field_validator("outbound_private_networks")
     @classmethod
     def _networks(cls, text: str | None) -> str | None:
@@ -291,7 +300,7 @@ def parse_limits(text: str) -> dict[str, tuple[int | None, int | None]]:
 
 
 def parse_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Reads ``OUTBOUND_PRIVATE_NETWORKS``.
+    """Reads networks, such as ``OUTBOUND_PRIVATE_NETWORKS``, by commas.
 
     Raises:
         ValueError: not of the form; the message shows one that is.

@@ -47,6 +47,7 @@ from shared.jobs.queries import JobRow, NewJob
 from shared.jobs.schemas import CancelReceipt, JobDetail, JobResult, JobSubmit, JobView
 from shared.jobs.status import FINAL
 from shared.kinds import KINDS
+from shared.names import name_of
 from shared.providers.catalog import catalog
 
 log = logging.getLogger(__name__)
@@ -114,13 +115,13 @@ async def _submit_once(request: Request, services: Services, data: bytes) -> Who
         caller_of(request).project_id, job, request_id=request.scope["request_id"]
     )
     request.scope["job_id"] = row.id  # for the log
-    return idempotency.response_of(accepted(request, row, await services.waiting.first_outlook(row)))
+    return services.first_views.answer(row, await services.waiting.first_outlook(row))
 
 
 def accepted(request: Request, row: NewJob, outlook: Outlook) -> Answer:
-    """202 with the new job."""
-    name = str(row.id)
-    url = f"{request.scope['public_url']}{render.PREFIX}/jobs/{name}"
+    """202 with the new job, to be kept."""
+    name = name_of(row.id)
+    url = f"{request.scope['public_url']}{render.PREFIX}/jobs/{name.decode()}"
     return _accepted(url, row, outlook, services_of(request).first_views.of(row, outlook, name))
 
 

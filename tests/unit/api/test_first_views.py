@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 
 from api.first_views import FirstViews
+from api.idempotency import response_of
 from api.render import dumps, job_view
+from api.routers.jobs import accepted
 from shared.jobs.outlook import Outlook, Start
 from shared.jobs.queries import NewJob
 from shared.jobs.status import WaitingReason
+from shared.names import name_of
 
 _URL = "https://100%25.example/%b/%"
 _NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -69,7 +75,19 @@ def outlooks(draw: st.DrawFn) -> Outlook:
 def test_it_is_the_one_that_is_built(made: list[tuple[NewJob, Outlook]]) -> None:
     views = FirstViews(_URL)
     for row, outlook in made:
-        assert views.of(row, outlook, str(row.id)) == dumps(job_view(row, outlook, _URL))
+        assert views.of(row, outlook, name_of(row.id)) == dumps(job_view(row, outlook, _URL))
+
+
+@given(rows(), outlooks(), st.sampled_from([_URL, ""]))
+def test_the_answer_is_the_one_that_would_be_kept(row: NewJob, outlook: Outlook, url: str) -> None:
+    """Which is made of a dictionary of headers, and checked."""
+    request = Request({"type": "http", "public_url": url, "app": SimpleNamespace(services=_services(url))})
+    random.seed(7)  # a little of Retry-After is left to chance
+    kept = response_of(accepted(request, row, outlook))
+    random.seed(7)
+    made = FirstViews(url).answer(row, outlook)
+    assert (made.status_code, made.body) == (kept.status_code, kept.body)
+    assert sorted(made.raw_headers) == sorted(kept.raw_headers)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +123,7 @@ def test_a_text_that_is_kept_serves_no_job_of_another_shape(changed: dict[str, A
     views, other = FirstViews(_URL), outlook._replace(**of_outlook)
     seen = []
     for row, its in ((_plain(), outlook), (_plain(**changed), other), (_plain(), outlook)):
-        seen.append(views.of(row, its, str(row.id)))
+        seen.append(views.of(row, its, name_of(row.id)))
         assert seen[-1] == dumps(job_view(row, its, _URL))
     assert seen[0] == seen[2] != seen[1]
 
@@ -127,8 +145,12 @@ def test_clients_cannot_make_it_keep_texts_for_ever() -> None:
     views = FirstViews("")
     for number in range(2000):
         row = _plain(keep_seconds=float(number + 1), created_at=_NOW + timedelta(seconds=number))
-        assert b'"keep_for":%d.0' % (number + 1) in views.of(row, Outlook(), str(row.id))
+        assert b'"keep_for":%d.0' % (number + 1) in views.of(row, Outlook(), name_of(row.id))
     assert len(views._texts) <= 500
+
+
+def _services(url: str) -> SimpleNamespace:
+    return SimpleNamespace(first_views=FirstViews(url))
 
 
 def _plain(**changed: Any) -> NewJob:

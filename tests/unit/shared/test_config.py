@@ -43,6 +43,7 @@ def test_production_refuses_what_is_for_development(change: dict[str, Any], says
         {"redis_url": "http://x"},
         {"public_url": "ftp://x"},
         {"public_url": "//x"},
+        {"forwarded_allow_ips": "127.0.0.1,nginx"},
         {"api_port": 70000},
         {"lease_seconds": 5, "lease_renew_seconds": 5},
     ],
