@@ -29,8 +29,10 @@ _RECONNECT_SECONDS = 1.0
 _POLL_SECONDS = 5.0
 #: Changes that may wait for the message under way; what comes beyond is found by whoever looks by itself.
 _MAX_PENDING = 5000
-#: While changes come thick and fast, those of so many seconds go into one message; a few at a time go at once.
+#: While changes come thick and fast, those of so many seconds go into one message; a few at a time go at once, and very many more
+#: seldom: a message costs Redis and each API process as much as two submits.
 _BUNDLE_SECONDS, _FEW = 0.01, 4
+_LONG_BUNDLE_SECONDS, _MANY = 0.025, 50
 #: How long a change may wait whose news nobody is in a hurry for: longer than a job's way from submit to call.
 _SOON_SECONDS = 0.005
 #: After a message that could not be sent, how long none are tried.
@@ -152,7 +154,8 @@ class Wakeups:
                     await asyncio.sleep(pause)
                 taken, self._pending = self._pending, {}
                 if len(taken) > _FEW:
-                    self._next_at = time.monotonic() + _BUNDLE_SECONDS
+                    pause = _LONG_BUNDLE_SECONDS if len(taken) > _MANY else _BUNDLE_SECONDS
+                    self._next_at = time.monotonic() + pause
                 async with asyncio.timeout(_PUBLISH_TIMEOUT):
                     await self._packed.send([packed(b"PUBLISH", (CHANGES_CHANNEL.encode(), b"".join(taken)))])
                 self._outage.went_well()

@@ -76,3 +76,28 @@ async def test_what_waits_is_told_before_the_end(
     wakeups.changed_soon([waits])
     await wakeups.close()
     assert (await _next(heard))[1] == [waits]
+
+
+@pytest.mark.parametrize(("at_once", "at_least"), [(10, 0.009), (100, 0.024)])
+async def test_the_more_there_are_the_longer_the_next_ones_are_collected(
+    heard: Heard, wakeups: Wakeups, at_once: int, at_least: float
+) -> None:
+    wakeups.changed([_change() for _ in range(at_once)])
+    came, changes = await _next(heard)
+    assert len(changes) == at_once
+    later = [_change(), _change()]
+    for change in later:
+        wakeups.changed([change])
+    again, changes = await _next(heard)
+    assert changes == later
+    assert again - came > at_least - 0.005  # what lies between sending and hearing differs
+
+
+async def test_a_few_make_nobody_wait(
+    heard: Heard, wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.wakeups._BUNDLE_SECONDS", 2 * PATIENCE)
+    for _ in range(3):
+        change = _change()
+        wakeups.changed([change])
+        assert (await _next(heard))[1] == [change]
