@@ -29,6 +29,7 @@ _SLOW_SECONDS = 1.0
 CLIENT_GONE = 499
 
 
+#: On every answer, beside its request's id: as a header, and as it goes out.
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _LINES = b"x-request-id: %b\r\nx-content-type-options: nosniff\r\n"
 
@@ -115,7 +116,7 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
         access.log(
             level,
             "%s %s %s %d %.1f ms",
-            client[0] if client else "-",
+            client[0][:100] if client else "-",  # what a proxy wrote
             scope["method"],
             scope["path"][:200],
             status,

@@ -172,6 +172,12 @@ class Settings(BaseSettings):
     def _http(cls, url: str | None) -> str | None:
         if url is None:
             return None
+        url = url.strip()
+        # It goes into headers as it is, where a line's end would be one; urlsplit leaves that out, and says nothing.
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError(
+                "must be an address in visible ASCII characters; write others as %XX, and a host as xn--…"
+            )
         try:
             parts = urlsplit(url)
         except ValueError:  # whose words repeat the address, which may hold a password
@@ -195,8 +201,14 @@ class Settings(BaseSettings):
     @field_validator("forwarded_allow_ips")
     @classmethod
     def _proxies(cls, text: str) -> str:
-        if text.strip() != "*":
-            parse_networks(text)
+        text = text.strip()
+        if text != "*":
+            try:
+                parse_networks(text)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; names are not looked up: give addresses and networks, such as 127.0.0.1,10.0.0.0/8, or * alone"
+                ) from None
         return text
 
     @field_validator("outbound_private_networks")

@@ -100,6 +100,29 @@ async def test_a_server_serves_and_stops_after_the_last_request(server: Server, 
     assert "Traceback" not in log
 
 
+@pytest.mark.parametrize(("proxies", "named"), [("127.0.0.0/8", "203.0.113.7"), ("10.0.0.1", "127.0.0.1")])
+async def test_whom_the_log_names_is_set(
+    settings: Settings, database: Database, tmp_path: Path, proxies: str, named: str
+) -> None:
+    """On the way of a submit and on that of everything else; both have the headers of all answers."""
+    server = Server(settings, tmp_path / "api.log", FORWARDED_ALLOW_IPS=proxies)
+    headers = bearer(await factories.key(database)) | {"X-Forwarded-For": "203.0.113.7"}
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", headers=headers) as client:
+            answers = [
+                await client.post("/api/v1/jobs", json=factories.TEXT_JOB, headers={"X-Request-ID": "first"}),
+                await client.get("/api/v1/nothing", headers={"X-Request-ID": "second"}),
+            ]
+    finally:
+        server.process.kill()
+        server.process.wait()
+    assert [answer.status_code for answer in answers] == [202, 404]
+    assert [answer.headers["x-request-id"] for answer in answers] == ["first", "second"]
+    assert [answer.headers["x-content-type-options"] for answer in answers] == ["nosniff"] * 2
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert [line["message"].split()[0] for line in lines if line["logger"] == "api.access"] == [named] * 2
+
+
 async def test_a_body_over_the_limit_is_told_to_a_client_that_does_not_wait(
     server: Server, database: Database
 ) -> None:

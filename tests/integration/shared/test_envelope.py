@@ -7,10 +7,11 @@ import json
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from redis import Redis
 
 from shared.config import Settings
-from shared.envelope import RUN_JOB
+from shared.envelope import RUN_JOB, Envelope
 from shared.queue import ALL_QUEUES, Doorbell, make_celery
 
 
@@ -56,3 +57,27 @@ async def test_many_in_one_round_trip_each_with_a_tag_of_its_own(settings: Setti
         broker.close()
     assert {message["headers"]["id"] for message in messages} == {str(job_id) for job_id, _ in jobs}
     assert len({message["properties"]["delivery_tag"] for message in messages}) == len(jobs)
+
+
+@pytest.mark.parametrize("before", range(4))
+@pytest.mark.parametrize("after", range(4))
+def test_wherever_the_id_stands_in_a_body(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, before: int, after: int
+) -> None:
+    """Three bytes are four letters of base64, and Celery may begin a body otherwise one day."""
+
+    def sent(app: object, queue: str, job_id: str) -> dict[str, Any]:
+        body = f"{'%' * before}{job_id}{'>' * after}".encode()
+        properties = {"body_encoding": "base64", "correlation_id": job_id, "delivery_tag": "x"}
+        return {
+            "body": base64.b64encode(body).decode(),
+            "headers": {"100 %b": "%%"},
+            "properties": properties,
+        }
+
+    monkeypatch.setattr("shared.envelope._sent", sent)
+    job_id = uuid4()
+    message = json.loads(Envelope(make_celery(settings), "text.standard").addressed(job_id))
+    assert base64.b64decode(message["body"]).decode() == f"{'%' * before}{job_id}{'>' * after}"
+    assert message["headers"] == {"100 %b": "%%"}
+    assert message["properties"]["correlation_id"] == str(job_id)

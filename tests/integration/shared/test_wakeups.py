@@ -78,19 +78,19 @@ async def test_what_waits_is_told_before_the_end(
     assert (await _next(heard))[1] == [waits]
 
 
-@pytest.mark.parametrize(("at_once", "at_least"), [(10, 0.009), (100, 0.024)])
+@pytest.mark.parametrize(("at_once", "at_least"), [(10, 0.01), (100, 0.025)])
 async def test_the_more_there_are_the_longer_the_next_ones_are_collected(
     heard: Heard, wakeups: Wakeups, at_once: int, at_least: float
 ) -> None:
+    began = time.monotonic()  # whatever delays a message makes this longer, and nothing makes it shorter
     wakeups.changed([_change() for _ in range(at_once)])
-    came, changes = await _next(heard)
-    assert len(changes) == at_once
+    assert len((await _next(heard))[1]) == at_once
     later = [_change(), _change()]
     for change in later:
         wakeups.changed([change])
-    again, changes = await _next(heard)
+    came, changes = await _next(heard)
     assert changes == later
-    assert again - came > at_least - 0.005  # what lies between sending and hearing differs
+    assert came - began > at_least
 
 
 async def test_a_few_make_nobody_wait(

@@ -43,6 +43,10 @@ def test_production_refuses_what_is_for_development(change: dict[str, Any], says
         {"redis_url": "http://x"},
         {"public_url": "ftp://x"},
         {"public_url": "//x"},
+        {"public_url": "https://x\r\nset-cookie: a=b"},
+        {"public_url": "https://x\n/"},
+        {"public_url": "https://пример.example"},
+        {"public_url": "https://x/a b"},
         {"forwarded_allow_ips": "127.0.0.1,nginx"},
         {"api_port": 70000},
         {"lease_seconds": 5, "lease_renew_seconds": 5},
@@ -74,6 +78,19 @@ def test_an_address_that_cannot_be_read_is_not_repeated(name: str) -> None:
     with pytest.raises(ValidationError) as error:
         settings_of(**{**BASE, name: "http://user:canaryfeather\u2100@host"})
     assert "canaryfeather" not in str(error.value) + "".join(problems(error.value))
+
+
+def test_blanks_around_addresses_are_dropped() -> None:
+    """Such as the line's end in a file that `echo` wrote."""
+    settings = settings_of(**BASE, public_url="https://x.example/\n", forwarded_allow_ips=" *\n")
+    assert settings.public_url == "https://x.example"
+    assert settings.forwarded_allow_ips == "*"
+
+
+@pytest.mark.parametrize("proxies", ["nginx", "127.0.0.1, nginx", "[::1]", "*, 10.0.0.0/8", "10.0.0.1/8"])
+def test_what_is_no_address_of_a_proxy_is_told(proxies: str) -> None:
+    with pytest.raises(ValidationError, match="names are not looked up: give addresses and networks"):
+        settings_of(**BASE, forwarded_allow_ips=proxies)
 
 
 def test_blanks_around_a_key_are_dropped() -> None:
