@@ -454,9 +454,8 @@ async def submit(db: Executor, rows: Sequence[dict[str, Any]]) -> list[NewJob]:
     statement = _SUBMIT_WITH_RARE if any(name in row for row in rows for name in _RARE) else _SUBMIT
     [stored] = await db.execute(statement, {"rows": _json(rows)})
     now, later = stored.now, frozenset(stored.later or ())
-    if not later:  # nearly always: to look an id up takes longer than to make a tenth of its job
-        return [_new_job(row, now, later=False) for row in rows]
-    return [_new_job(row, now, later=row["id"] in later) for row in rows]
+    # Nothing is looked up where none is: a UUID's hash is worked out in Python.
+    return [_new_job(row, now, later=bool(later) and row["id"] in later) for row in rows]
 
 
 async def submit_of_batch(db: AsyncConnection, rows: str) -> frozenset[UUID]:
